@@ -1,0 +1,1 @@
+"""One module a runtime: each imports one inference library and makes an ``Engine`` of it."""

@@ -1,0 +1,59 @@
+"""Where frames come from. ``Source`` is the contract; ``open_source`` finds the adapter for a name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Protocol, Self
+
+from vidseg.frame import Frame, StreamInfo
+
+
+class Source(Protocol):
+    """Yields the frames of one stream, once, in order of presentation.
+
+    Guaranteed to an implementation: one thread iterates, ``close`` is called at least once, perhaps from another
+    thread while the first waits for a frame. Guaranteed by it: the iteration ends at the end of the stream or soon
+    after ``close``; ``pts`` strictly increases; every frame has the size, depth and chroma of ``info``; a corrupt frame is counted and
+    skipped; what cannot be read is a ``SourceError``. New sources are added to ``tests/test_sources.py``.
+    """
+
+    @property
+    def info(self) -> StreamInfo:
+        """What the stream promises."""
+        ...
+
+    @property
+    def corrupt(self) -> int:
+        """How many packets or frames could not be decoded so far."""
+        ...
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the stream ended before it said it would. Known once the iteration has ended."""
+        ...
+
+    def __iter__(self) -> Iterator[Frame]: ...
+
+    def close(self) -> None:
+        """Release everything. May be called again, and while another thread iterates."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def open_source(url: str) -> Source:
+    """Open a video file, URL, picture, folder of pictures or numbered sequence (``shot_%04d.png``).
+
+    Raises:
+        SourceNotFoundError: There is nothing under that name.
+        SourceError: It is not a video or picture, or it cannot be decoded.
+    """
+    from vidseg.sources.pictures import PictureSource, is_pictures
+    from vidseg.sources.pyav import PyAVSource
+
+    return PictureSource(url) if is_pictures(url) else PyAVSource(url)

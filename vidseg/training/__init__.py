@@ -1,0 +1,1 @@
+"""Training of the networks in ``engines/``: ``python -m vidseg.training --data DIR`` (needs ``vidseg[train]``)."""
