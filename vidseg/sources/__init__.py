@@ -33,6 +33,11 @@ class Source(Protocol):
         """Whether the stream ended before it said it would. Known once the iteration has ended."""
         ...
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was repaired, scaled or guessed, a sentence each."""
+        ...
+
     def __iter__(self) -> Iterator[Frame]: ...
 
     def close(self) -> None:

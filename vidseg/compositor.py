@@ -1,0 +1,77 @@
+"""Compositor: frames in, the same people before another background out. Everything between source and sink."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from vidseg.backgrounds import Background, TransparentBackground
+from vidseg.compositing import composite, cutout
+from vidseg.frame import Color, Frame, allocate
+from vidseg.pipeline import Timings
+from vidseg.refine import refine
+from vidseg.segmenter import Segmenter
+from vidseg.smoothing import Smoother
+
+
+class Compositor:
+    """Puts a background behind the people in consecutive frames of one stream. Keeps temporal state; not thread-safe.
+
+    Fails closed: a frame is returned only with its own alpha applied, and any failure raises instead.
+
+    Args:
+        segmenter: Finds the people.
+        background: What is put behind them; None returns the alpha itself as a grey picture.
+        smoother: Steadies the alpha in time; None for unrelated pictures.
+        decontaminate: Whether the old background's colour is taken out of soft edges.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        background: Background | None,
+        smoother: Smoother | None = None,
+        *,
+        decontaminate: bool = True,
+    ) -> None:
+        self._segmenter, self._background, self._smoother = segmenter, background, smoother
+        self._decontaminate = decontaminate
+
+    @property
+    def runtime(self) -> str:
+        """What computes, once the first frame was seen."""
+        return self._segmenter.runtime
+
+    def __call__(self, frames: Sequence[Frame], timings: Timings | None = None) -> list[Frame]:
+        """Return a new frame for each of ``frames``; they are not changed."""
+        timings = timings or Timings()
+        with timings.measure("segment", len(frames)):
+            mattes = self._segmenter(frames)
+        done = []
+        for frame, matte in zip(frames, mattes, strict=True):
+            alpha = matte.alpha
+            if self._smoother is not None:
+                with timings.measure("smooth"):
+                    alpha = self._smoother(alpha, matte.guide, frame.time)
+            with timings.measure("refine"):
+                full = refine(alpha, frame)
+            if self._background is None:
+                done.append(_grey(frame, full))
+            elif isinstance(self._background, TransparentBackground):
+                with timings.measure("composite"):
+                    done.append(cutout(frame, full))
+            else:
+                with timings.measure("background"):
+                    behind = self._background.render(frame, full)
+                with timings.measure("composite"):
+                    done.append(composite(frame, behind, full, decontaminate=self._decontaminate))
+        return done
+
+
+def _grey(frame: Frame, alpha: np.ndarray[tuple[int, int], np.dtype[np.uint8]]) -> Frame:
+    """Return ``alpha`` as a full-range grey picture, 8 bit, with the times of ``frame``."""
+    _, u, v = allocate(frame.size)
+    u[...] = v[...] = 128
+    return replace(frame, planes=(alpha, u, v), depth=8, color=Color("bt709", True, 2, 2, 2, 2), alpha=None)

@@ -1,0 +1,104 @@
+"""Whole jobs: one call that opens everything, runs the pipeline and leaves either a whole output or none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import replace
+
+from vidseg.backgrounds import Fit, TransparentBackground, open_background
+from vidseg.compositor import Compositor
+from vidseg.pipeline import Pipeline, Progress, Stats
+from vidseg.segmenter import Segmenter
+from vidseg.sinks import OutputOptions, open_sink
+from vidseg.sinks.pictures import is_pictures as writes_pictures
+from vidseg.smoothing import Smoother
+from vidseg.sources import open_source
+from vidseg.sources.pictures import is_pictures as reads_pictures
+
+
+def process_video(
+    source: str,
+    output: str,
+    background: str,
+    *,
+    fit: Fit = "cover",
+    model: str = "unet-s",
+    runtime: str = "auto",
+    threads: int | None = None,
+    options: OutputOptions | None = None,
+    smooth: bool = True,
+    decontaminate: bool = True,
+    progress: Callable[[Progress], None] | None = None,
+) -> Stats:
+    """Write ``source`` to ``output`` with another background.
+
+    Args:
+        source: Video file, URL, folder of pictures or numbered sequence.
+        output: Video file, or folder or numbered pattern for pictures.
+        background: Picture, video, ``#rrggbb``, ``blur``, ``blur:STRENGTH`` or ``transparent``.
+        fit: How a background of another shape is fitted.
+        model: Shipped model's name, or a folder with a manifest.
+        runtime: ``auto``, or one of ``vidseg doctor``'s list.
+        threads: For the network; None chooses.
+        options: How the output is written.
+        smooth: Whether the alpha is steadied in time.
+        decontaminate: Whether the old background's colour is taken out of soft edges.
+        progress: Called about ten times a second.
+
+    Raises:
+        VidsegError: With one sentence for a person; nothing stands under ``output`` then.
+        Interrupted: Ctrl-C; what was done is in a ``.partial`` file.
+    """
+    return _run(source, output, background, fit, model, runtime, threads, options, smooth, decontaminate, progress)
+
+
+def matte_video(
+    source: str,
+    output: str,
+    *,
+    model: str = "unet-s",
+    runtime: str = "auto",
+    threads: int | None = None,
+    options: OutputOptions | None = None,
+    smooth: bool = True,
+    progress: Callable[[Progress], None] | None = None,
+) -> Stats:
+    """Write the alpha of ``source`` to ``output`` as grey pictures; the arguments are those of ``process_video``."""
+    return _run(source, output, None, "cover", model, runtime, threads, options, smooth, False, progress)
+
+
+def _run(
+    source: str,
+    output: str,
+    background: str | None,
+    fit: Fit,
+    model: str,
+    runtime: str,
+    threads: int | None,
+    options: OutputOptions | None,
+    smooth: bool,
+    decontaminate: bool,
+    progress: Callable[[Progress], None] | None,
+) -> Stats:
+    options = options or OutputOptions()
+    with ExitStack() as stack:
+        opened = stack.enter_context(open_source(source))
+        info = opened.info
+        behind = None
+        if background is not None:
+            behind = stack.enter_context(
+                closing(open_background(background, fit, rotation=info.rotation, sample_aspect=info.sample_aspect))
+            )
+            transparent = isinstance(behind, TransparentBackground)
+            options = replace(options, content="transparent" if transparent else "opaque")
+        else:
+            options = replace(options, content="grey", audio=False)
+        segmenter = stack.enter_context(
+            closing(Segmenter(model, runtime, threads=threads, rotation=info.rotation, size=info.size))
+        )
+        compositor = Compositor(segmenter, behind, Smoother() if smooth else None, decontaminate=decontaminate)
+        carried = None if reads_pictures(source) or writes_pictures(output) or not options.audio else source
+        sink = open_sink(output, info, options, source=carried)
+        stats = Pipeline(opened, compositor, sink, batch=segmenter.batch).run(progress, runtime=segmenter.runtime)
+        return replace(stats, output=output, model=segmenter.model, runtime=segmenter.runtime)
