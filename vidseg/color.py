@@ -1,0 +1,154 @@
+"""What the numbers in the planes mean: Y'CbCr to R'G'B' and back, exact by ITU-T H.273. NumPy only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from vidseg.frame import Color, Plane, allocate
+
+_LUMA_WEIGHTS = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}
+"""Weights of red and blue in luma: H.273 table 4, codes 5 and 6, 1, 9."""
+_STRIP = 64  # rows converted at a time, so that a large picture needs no large floats
+
+
+def rgb_matrix(color: Color, depth: int = 8) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return ``(matrix, offset)`` with ``rgb = matrix @ samples + offset``.
+
+    ``samples`` are the numbers in the three planes, ``rgb`` is R'G'B' in the picture's own transfer: 0 is black and 1
+    is white; samples outside the legal range give values outside 0…1. H.273, 8.3.
+
+    Returns:
+        float64 ``(3, 3)`` and ``(3,)``.
+    """
+    inverse, origin = ycbcr_matrix(color, depth)
+    matrix = np.linalg.inv(inverse)
+    return matrix, -matrix @ origin
+
+
+def ycbcr_matrix(color: Color, depth: int = 8) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return ``(matrix, offset)`` with ``samples = matrix @ rgb + offset``, the inverse of ``rgb_matrix``."""
+    top, step = float(2**depth - 1), float(2 ** (depth - 8))
+    luma_scale, luma_offset = (top, 0.0) if color.full_range else (219 * step, 16 * step)
+    if color.matrix == "rgb":
+        # The planes are G, B, R, all of them with the range of luma.
+        return luma_scale * np.array([[0.0, 1, 0], [0, 0, 1], [1, 0, 0]]), np.full(3, luma_offset)
+    red, blue = _LUMA_WEIGHTS[color.matrix]
+    luma = np.array([red, 1 - red - blue, blue])
+    matrix = np.stack([luma, (np.eye(3)[2] - luma) / (2 * (1 - blue)), (np.eye(3)[0] - luma) / (2 * (1 - red))])
+    chroma_scale = top if color.full_range else 224 * step
+    scale = np.array([luma_scale, chroma_scale, chroma_scale])
+    return scale[:, None] * matrix, np.array([luma_offset, 128 * step, 128 * step])
+
+
+def black(color: Color, depth: int = 8) -> tuple[int, int, int]:
+    """Return the samples of black."""
+    y, u, v = (int(sample) for sample in np.rint(ycbcr_matrix(color, depth)[1]))
+    return y, u, v
+
+
+def network_affine(
+    color: Color, depth: int, mean: Sequence[float], std: Sequence[float]
+) -> tuple[npt.NDArray[np.float32], ...]:
+    """Return ``(matrix, offset, low, high)``, what ``kernels.to_network`` makes a network's input with.
+
+    ``clip(matrix @ samples + offset, low, high)`` equals ``(clip(rgb, 0, 1) - mean) / std``: the clip stands after the
+    normalisation, with its bounds normalised too, so that one affine does all.
+
+    Returns:
+        float32 ``(3, 3)``, ``(3,)``, ``(3,)``, ``(3,)``.
+    """
+    matrix, offset = rgb_matrix(color, depth)
+    centre, scale = np.asarray(mean, np.float64), np.asarray(std, np.float64)
+    folded = matrix / scale[:, None], (offset - centre) / scale, -centre / scale, (1 - centre) / scale
+    return tuple(np.ascontiguousarray(part, np.float32) for part in folded)
+
+
+def planes_from_rgb(
+    rgb: npt.NDArray[np.uint8] | npt.NDArray[np.uint16], color: Color, depth: int = 8, subsampled: bool = True
+) -> tuple[Plane, Plane, Plane]:
+    """Convert a picture to new planes.
+
+    Chroma of 4:2:0 is the mean of its two by two pixels (of fewer at an odd edge), which sits it in their middle.
+
+    Args:
+        rgb: ``(h, w, 3)`` R'G'B' in the transfer of ``color``; uint8 or the whole range of uint16.
+        color: Of the planes.
+        depth: Of the planes.
+        subsampled: Of the planes.
+    """
+    height, width = rgb.shape[:2]
+    planes = allocate((height, width), depth, subsampled)
+    matrix, offset = ycbcr_matrix(color, depth)
+    scaled = (matrix / np.iinfo(rgb.dtype).max).astype(np.float32)
+    top = 2**depth - 1
+    for start in range(0, height, _STRIP):
+        pixels = rgb[start : start + _STRIP].astype(np.float32)
+        for plane, weights, zero in zip(planes, scaled, offset.astype(np.float32), strict=True):
+            samples = pixels @ weights
+            samples += zero
+            at = start
+            if plane is not planes[0] and plane.shape != planes[0].shape:
+                samples, at = _halved(samples), start // 2
+            np.rint(samples, out=samples)
+            plane[at : at + len(samples)] = np.clip(samples, 0, top, out=samples)
+    return planes
+
+
+def rgb_from_planes(
+    planes: tuple[Plane, Plane, Plane], color: Color, depth: int = 8, *, bits: int = 8
+) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
+    """Convert planes to a new picture, the inverse of ``planes_from_rgb``; chroma of 4:2:0 is interpolated.
+
+    Args:
+        planes: As in a ``Frame``; they are not changed.
+        color: Of the planes.
+        depth: Of the planes.
+        bits: 8 for uint8, 16 for the whole range of uint16.
+
+    Returns:
+        R'G'B' ``(h, w, 3)`` in the transfer of ``color``.
+    """
+    height, width = planes[0].shape
+    dtype = np.uint8 if bits == 8 else np.uint16
+    rgb = np.empty((height, width, 3), dtype)
+    matrix, offset = rgb_matrix(color, depth)
+    top = np.float32(np.iinfo(dtype).max)
+    matrix, offset = (matrix * top).astype(np.float32), (offset * top).astype(np.float32)
+    for start in range(0, height, _STRIP):
+        rows = slice(start, min(start + _STRIP, height))
+        samples = np.empty((rows.stop - start, width, 3), np.float32)
+        for index, plane in enumerate(planes):
+            same = plane.shape == planes[0].shape
+            samples[..., index] = plane[rows] if same else _doubled(plane, start, rows.stop, width)
+        pixels = samples @ matrix.T
+        pixels += offset
+        np.rint(pixels, out=pixels)
+        rgb[rows] = np.clip(pixels, 0, top, out=pixels)
+    return rgb
+
+
+def _halved(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return the means of two by two samples; an odd edge counts itself twice."""
+    height, width = samples.shape
+    if height % 2 or width % 2:
+        samples = np.pad(samples, ((0, height % 2), (0, width % 2)), mode="edge")
+    pairs = samples[0::2] + samples[1::2]
+    return (pairs[:, 0::2] + pairs[:, 1::2]) * np.float32(0.25)
+
+
+def _doubled(plane: Plane, start: int, stop: int, width: int) -> npt.NDArray[np.float32]:
+    """Return rows ``start:stop`` of a chroma plane at luma's size, linear between samples that sit amid two by two."""
+    row, far_row = _neighbours(np.arange(start, stop), plane.shape[0])
+    column, far_column = _neighbours(np.arange(width), plane.shape[1])
+    near, far = np.float32(0.75), np.float32(0.25)
+    rows = near * plane[row].astype(np.float32) + far * plane[far_row].astype(np.float32)
+    return near * rows[:, column] + far * rows[:, far_column]
+
+
+def _neighbours(at: npt.NDArray[np.intp], length: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Return the chroma samples next to luma positions ``at``: the near one and the far one."""
+    nearest = at // 2
+    return nearest, np.clip(nearest + 2 * (at % 2) - 1, 0, length - 1)
