@@ -1,0 +1,92 @@
+"""Console: what is said to a person (standard error) and to a program (standard output)."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+import typer
+
+from vidseg.cli import signals
+from vidseg.errors import VidsegError
+
+FAILED = 1
+
+
+def one_line(text: str) -> str:
+    """Return ``text`` as one line that is safe to show: a file's name may hold line ends and escape codes."""
+    line = " ".join(part for part in map(str.strip, text.splitlines()) if part)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line)
+
+
+def say(text: str) -> None:
+    """Write a line to standard error. Nobody listening there is no reason to end a job."""
+    if sys.stderr is not None:
+        with suppress(OSError, ValueError):
+            print(f"vidseg: {one_line(text)}", file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Console:
+    """How much one run says.
+
+    Attributes:
+        quiet: Nothing but errors.
+        as_json: One JSON object on standard output at the end, and nothing else there.
+        verbose: Tracebacks and timings.
+    """
+
+    quiet: bool = False
+    as_json: bool = False
+    verbose: bool = False
+
+    def note(self, text: str) -> None:
+        """Say something unless told to be quiet."""
+        if not self.quiet:
+            say(text)
+
+    def result(self, values: Mapping[str, object]) -> None:
+        """Write the one JSON object, if it was asked for."""
+        if self.as_json:
+            print(json.dumps(values, default=str), flush=True)
+
+    def fail(self, text: str, **values: object) -> typer.Exit:
+        """Say why a run failed; returns what to raise."""
+        return self._end(FAILED, text, values)
+
+    def _end(self, status: int, text: str, values: Mapping[str, object]) -> typer.Exit:
+        if self.verbose and sys.exc_info()[0] is not None and sys.stderr is not None:
+            traceback.print_exc()
+        say(text)
+        self.result({"error": one_line(text), "status": status, **values})
+        return typer.Exit(status)
+
+    @contextmanager
+    def outcome(self) -> Iterator[None]:
+        """Turn whatever the block raises into one sentence and an exit status."""
+        try:
+            yield
+        except VidsegError as error:
+            raise self.fail(str(error)) from None
+        except KeyboardInterrupt as error:
+            partial = getattr(error, "partial", None)
+            kept = (
+                f"interrupted; what was done can be played: {partial}" if partial else "interrupted; nothing was kept"
+            )
+            raise self._end(signals.status(), kept, {"partial": partial}) from None
+        except BrokenPipeError:
+            raise
+        except MemoryError:
+            raise self.fail("there is not enough memory for this") from None
+        except ImportError as error:
+            raise self.fail(f"a library cannot be loaded ({error}); 'vidseg doctor' says which and why") from None
+        except Exception as error:
+            if isinstance(error, typer.Exit | typer.Abort) or hasattr(error, "format_message"):
+                raise  # typer's own: an exit status or a usage mistake
+            what = f"{type(error).__name__}: {error}".rstrip(": ")
+            hint = "" if self.verbose else "; run it again with -v to see where"
+            raise self.fail(f"this is a bug in vidseg ({what}){hint}") from None

@@ -1,0 +1,44 @@
+"""``vidseg models``: the networks that are shipped."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vidseg.cli import options as opt
+from vidseg.cli.console import Console
+
+if TYPE_CHECKING:
+    from vidseg.engine import ModelSpec
+
+EXAMPLES = opt.example("vidseg models", "vidseg models --json")
+
+
+def models(as_json: opt.JsonOption = False, verbose: opt.VerboseOption = False) -> None:
+    """List the networks that come with vidseg."""
+    console = Console(as_json=as_json, verbose=verbose)
+    with console.outcome():
+        from vidseg.engine import list_models
+
+        found = list_models()
+        console.result({"models": [described(spec) for spec in found]})
+        if as_json:
+            return
+        for spec in found:
+            sizes = ", ".join(f"{width}x{height}" for height, width in spec.sizes)
+            print(f"{spec.name}  {spec.summary}")
+            print(f"    input {sizes}; licence {spec.licence}; {spec.folder}")
+        if not found:
+            print("This installation carries no models: install vidseg again.")
+
+
+def described(spec: ModelSpec) -> dict[str, object]:
+    """Return a model as it is shown in JSON; sizes are ``[height, width]``."""
+    return {
+        "name": spec.name,
+        "summary": spec.summary,
+        "licence": spec.licence,
+        "sizes": [list(size) for size in spec.sizes],
+        "folder": str(spec.folder),
+        "files": spec.files,
+        "sha256": spec.sha256,
+    }

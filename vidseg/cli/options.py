@@ -1,0 +1,180 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated
+
+import typer
+
+CODECS = {
+    "h264": "plays everywhere",
+    "hevc": "smaller, 10 bit and HDR",
+    "av1": "smallest, slow",
+    "vp9": "WebM; carries alpha",
+    "prores": "for editing; carries alpha (.mov)",
+    "ffv1": "lossless (.mkv)",
+}
+ENCODERS = {
+    "h264": ("libx264", "libopenh264"),
+    "hevc": ("libx265",),
+    "av1": ("libsvtav1", "libaom-av1"),
+    "vp9": ("libvpx-vp9",),
+    "prores": ("prores_ks",),
+    "ffv1": ("ffv1",),
+}
+"""FFmpeg's names, the best first."""
+BACKGROUNDS = {
+    "blur": "the room itself, out of focus",
+    "transparent": "no background: WebM, MOV (ProRes) or pictures",
+}
+CHOICES = "a picture, a video (looped), a colour ('#1e90ff', 'white'), blur, blur:STRENGTH (0 to 100), or transparent"
+# The scales of x264 and x265, SVT-AV1, libvpx; the others have no constant quality.
+CRF_MOST = {"h264": 51, "hevc": 51, "av1": 63, "vp9": 63}
+
+
+class Fit(enum.StrEnum):
+    """How a background picture fills the frame."""
+
+    cover = "cover"
+    contain = "contain"
+    stretch = "stretch"
+
+
+class Runtime(enum.StrEnum):
+    """What computes the network."""
+
+    auto = "auto"
+    openvino = "openvino"
+    onnxruntime = "onnxruntime"
+    torch = "torch"
+
+
+def example(*lines: str) -> str:
+    """Return the epilog of a command's help: one example a line."""
+    return "\n\n".join(["[bold]Examples[/bold]", *(f"  [cyan]{line}[/cyan]" for line in lines)])
+
+
+def _models() -> list[str]:
+    from vidseg.engine import list_models
+
+    return [spec.name for spec in list_models()]
+
+
+def _codecs(incomplete: str) -> list[tuple[str, str]]:
+    return [choice for choice in CODECS.items() if choice[0].startswith(incomplete)]
+
+
+def _backgrounds(incomplete: str) -> list[tuple[str, str]]:
+    return [choice for choice in BACKGROUNDS.items() if choice[0].startswith(incomplete)]
+
+
+def _threads(number: int | None) -> int | None:
+    if number is not None and not 1 <= number <= 1024:
+        raise typer.BadParameter(f"{number} is not between 1 and 1024")
+    return number
+
+
+_OUTPUT, _NETWORK, _MESSAGES = "Output", "Network", "Messages"
+
+BackgroundOption = Annotated[
+    str | None,
+    typer.Option("--bg", metavar="BACKGROUND", help=f"What to put behind: {CHOICES}.", autocompletion=_backgrounds),
+]
+FitOption = Annotated[
+    Fit, typer.Option("--fit", help="How a picture or video of another shape fills the frame.", show_default=True)
+]
+CodecOption = Annotated[
+    str | None,
+    typer.Option(
+        "--codec",
+        metavar="CODEC",
+        help=f"{', '.join(CODECS)}, or an encoder by its FFmpeg name (h264_nvenc). By default what suits OUTPUT.",
+        autocompletion=_codecs,
+        rich_help_panel=_OUTPUT,
+    ),
+]
+CrfOption = Annotated[
+    float | None,
+    typer.Option(
+        "--crf",
+        metavar="QUALITY",
+        help="Constant quality, lower is better and larger (h264 and hevc 0 to 51, av1 and vp9 0 to 63).",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+PresetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        metavar="PRESET",
+        help="The encoder's own word for its speed (veryfast, slow; 0 to 13 for av1).",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace OUTPUT if it exists.", rich_help_panel=_OUTPUT)
+]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model", metavar="MODEL", help="See 'vidseg models'.", autocompletion=_models, rich_help_panel=_NETWORK
+    ),
+]
+RuntimeOption = Annotated[
+    Runtime,
+    typer.Option(
+        "--runtime",
+        metavar="RUNTIME",
+        help="auto (the best that works here), openvino, onnxruntime or torch.",
+        rich_help_panel=_NETWORK,
+    ),
+]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        metavar="N",
+        callback=_threads,
+        help="Threads for the network.",
+        rich_help_panel=_NETWORK,
+    ),
+]
+StrictOption = Annotated[
+    bool, typer.Option("--strict", help="Exit with 1 if a part of INPUT could not be read.", rich_help_panel=_MESSAGES)
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.", rich_help_panel=_MESSAGES)]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Write one JSON object to standard output.", rich_help_panel=_MESSAGES)
+]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Show timings, and tracebacks of errors.", rich_help_panel=_MESSAGES)
+]
+
+
+def checked_background(text: str | None) -> str:
+    """Return what ``--bg`` was given.
+
+    Raises:
+        typer.BadParameter: It was not given, or is empty.
+    """
+    if text is None or not text.strip():
+        found = "it is missing" if text is None else "it is empty"
+        raise typer.BadParameter(f"{found}; give {CHOICES}", param_hint="'--bg'")
+    return text
+
+
+def checked_crf(crf: float | None, codec: str | None) -> float | None:
+    """Return what ``--crf`` was given.
+
+    Raises:
+        typer.BadParameter: The codec has no such quality.
+    """
+    if crf is None:
+        return None
+    if codec in CODECS and codec not in CRF_MOST:
+        raise typer.BadParameter(f"{codec} has no constant quality; leave it out", param_hint="'--crf'")
+    most = CRF_MOST.get(codec or "", max(CRF_MOST.values()))
+    if not 0 <= crf <= most:  # also refuses nan
+        raise typer.BadParameter(f"{crf:g} is not between 0 and {most}", param_hint="'--crf'")
+    return crf

@@ -1,0 +1,43 @@
+"""Signals: Ctrl-C, and requests to end, stop a job in the same orderly way."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_heard: list[int] = []
+
+
+def status() -> int:
+    """Return the exit status that tells which signal ended the run, 128 + its number, as shells do."""
+    return 128 + (_heard[0] if _heard else signal.SIGINT)
+
+
+def _interrupt(number: int, _: FrameType | None) -> None:
+    # The first one ends the job and the output is finished; an impatient second and third one would leave an output
+    # that cannot be played and temporary files, so only the third ends at once.
+    _heard.append(number)
+    if len(_heard) in (1, 3):
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def as_interrupts() -> Iterator[None]:
+    """Within the block SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt in the main thread."""
+    _heard.clear()
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    wanted = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    # A signal that is ignored (nohup, a background job of a script) stays so.
+    before = {number: signal.getsignal(number) for number in wanted if signal.getsignal(number) != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, _interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
