@@ -24,7 +24,7 @@ def rgb_matrix(color: Color, depth: int = 8) -> tuple[npt.NDArray[np.float64], n
         float64 ``(3, 3)`` and ``(3,)``.
     """
     inverse, origin = ycbcr_matrix(color, depth)
-    matrix = np.linalg.inv(inverse)
+    matrix = np.asarray(np.linalg.inv(inverse), np.float64)
     return matrix, -matrix @ origin
 
 
@@ -144,8 +144,8 @@ def _doubled(plane: Plane, start: int, stop: int, width: int) -> npt.NDArray[np.
     row, far_row = _neighbours(np.arange(start, stop), plane.shape[0])
     column, far_column = _neighbours(np.arange(width), plane.shape[1])
     near, far = np.float32(0.75), np.float32(0.25)
-    rows = near * plane[row].astype(np.float32) + far * plane[far_row].astype(np.float32)
-    return near * rows[:, column] + far * rows[:, far_column]
+    rows: npt.NDArray[np.float32] = np.asarray(near * plane[row] + far * plane[far_row], np.float32)
+    return np.asarray(near * rows[:, column] + far * rows[:, far_column], np.float32)
 
 
 def _neighbours(at: npt.NDArray[np.intp], length: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
