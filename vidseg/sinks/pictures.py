@@ -1,0 +1,243 @@
+"""Numbered pictures in a folder, and the one function that encodes a picture. OpenCV and Pillow beneath."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+import uuid
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from vidseg.color import rgb_from_planes
+from vidseg.errors import OutputExistsError, SinkError
+from vidseg.frame import Frame, FullAlpha, StreamInfo
+from vidseg.sinks import OutputOptions
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
+"""What pictures can be written as. Only PNG holds 16 bits, and JPEG holds no alpha."""
+_NUMBER = re.compile(r"%0?\d*d")
+_HDR_TRANSFERS = (16, 18)  # PQ and HLG, H.273 table 3
+
+
+def is_pictures(url: str) -> bool:
+    """Return whether ``url`` names pictures: a folder, a name without suffix, or a pattern (``shot_%04d.png``)."""
+    if "://" in url:
+        return False
+    path = Path(url)
+    if _NUMBER.search(path.name) and path.suffix.lower() in SUFFIXES:
+        return True
+    return url.endswith(("/", os.sep)) or not path.suffix or path.is_dir()
+
+
+def encode_picture(
+    suffix: str,
+    pixels: npt.NDArray[Any],
+    alpha: npt.NDArray[Any] | None = None,
+    *,
+    profile: bytes = b"",
+    coding: bytes = b"",
+    name: str = "",
+) -> bytes:
+    """Encode one picture.
+
+    Args:
+        suffix: One of ``SUFFIXES``. JPEG and WebP are written at quality 95, PNG is exact.
+        pixels: RGB ``(h, w, 3)`` or grey ``(h, w)``; uint16 is the whole range of 16 bits.
+        alpha: Straight alpha ``(h, w)`` of the same type. Colours under alpha 0 are written as black: what was cut
+            away may not be in the file at all.
+        profile: ICC profile to embed, or nothing.
+        coding: Four bytes of a PNG ``cICP`` chunk (H.273 primaries, transfer, matrix, range), or nothing.
+        name: What to call the output in a message.
+
+    Raises:
+        SinkError: That format cannot hold this picture.
+    """
+    suffix = suffix.lower()
+    if alpha is not None:
+        if suffix in (".jpg", ".jpeg"):
+            raise SinkError(f"{name or 'JPEG'} cannot be transparent: JPEG has no alpha, write PNG or WebP", url=name)
+        pixels = np.concatenate([pixels, alpha[..., None]], axis=2, dtype=pixels.dtype)
+        pixels[alpha == 0] = 0
+    try:
+        if suffix == ".png":
+            return _png(pixels, profile, coding)
+        if pixels.dtype == np.uint16:
+            pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)  # to nearest: 65535 / 257 = 255
+        encoded = io.BytesIO()
+        kind = "WEBP" if suffix == ".webp" else "JPEG"
+        Image.fromarray(np.ascontiguousarray(pixels)).save(encoded, kind, quality=95, icc_profile=profile or None)
+        return encoded.getvalue()
+    except (cv2.error, OSError, ValueError) as error:
+        height, width = pixels.shape[:2]
+        raise SinkError(
+            f"{name or 'The picture'} cannot be written: {width}x{height} is too large for {suffix}", url=name
+        ) from error
+
+
+def _png(pixels: npt.NDArray[Any], profile: bytes, coding: bytes) -> bytes:
+    """Encode as PNG; OpenCV's own encoder writes neither profile nor coding before 4.13, so they are added here."""
+    order = {1: None, 3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}[pixels.shape[2] if pixels.ndim == 3 else 1]
+    pixels = np.ascontiguousarray(pixels)
+    done, encoded = cv2.imencode(".png", pixels if order is None else cv2.cvtColor(pixels, order))
+    if not done:
+        raise ValueError("no PNG")
+    chunks = [(b"iCCP", b"ICC\0\0" + zlib.compress(profile))] if profile else []
+    chunks += [(b"cICP", coding)] if coding else []
+    extra = b"".join(len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4) for kind, data in chunks)
+    written = encoded.tobytes()
+    header = 8 + 25  # signature and IHDR; both chunks stand before the pixels
+    return written[:header] + extra + written[header:]
+
+
+class PictureSink:
+    """Numbers its frames from 1 into a folder; upright, 16 bit when the frames have more than 8.
+
+    All are written into a hidden folder beside the output (inside it, if it is there already) and get their names at
+    ``commit``.
+
+    Args:
+        url: A folder, which then holds ``%06d.png``, or a pattern.
+        info: Of the frames that will be written.
+        options: Only ``content`` and ``overwrite`` mean something here.
+
+    Raises:
+        OutputExistsError: The folder is not empty, or pictures of that pattern are there. To overwrite replaces such
+            numbered pictures and leaves every other file of the folder alone.
+        SinkError: It cannot be written there, or not in that form.
+    """
+
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, url: str, info: StreamInfo, options: OutputOptions) -> None:
+        self._url, self._info, self._content = url, info, options.content
+        path = Path(url).absolute()
+        numbered = _NUMBER.search(path.name) is not None
+        self._folder, self._pattern = (path.parent, path.name) if numbered else (path, "%06d.png")
+        self._suffix = Path(self._pattern).suffix.lower()
+        self._numbered = _matcher(self._pattern, url)
+        if options.codec is not None:
+            raise SinkError(f"{url} is a folder of pictures, which has no codec: leave out {options.codec}", url=url)
+        if options.content == "transparent" and self._suffix in (".jpg", ".jpeg"):
+            raise SinkError(f"{url} cannot be transparent: JPEG has no alpha, write PNG or WebP", url=url)
+        self._count = 0
+        with _mapped(url):
+            self._existed = self._folder.is_dir()
+            if self._existed:
+                there = [p for p in self._folder.iterdir() if not numbered or self._numbered.fullmatch(p.name)]
+                if there and not options.overwrite:
+                    what = f"{url} holds {there[0].name} already" if numbered else f"{url} is not empty"
+                    raise OutputExistsError(f"{what}: choose another name or allow it to be overwritten", url=url)
+            elif self._folder.exists():
+                raise SinkError(f"{url} is a file, not a folder: choose another name", url=url)
+            elif not self._folder.parent.is_dir():
+                raise SinkError(f"{url} cannot be made: the folder {self._folder.parent} does not exist", url=url)
+            home = self._folder if self._existed else self._folder.parent
+            self._hidden = home / f".{self._folder.name}.{uuid.uuid4().hex[:8]}"
+            self._hidden.mkdir()
+
+    def write(self, frame: Frame) -> None:
+        """Write one frame as the next picture."""
+        turns = self._info.rotation // 90
+        if self._content == "grey":
+            encoded = encode_picture(self._suffix, np.rot90(_grey(frame), turns), name=self._url)
+        else:
+            if (frame.alpha is not None) != (self._content == "transparent"):
+                raise ValueError(f"frame.alpha does not fit the content {self._content!r}")  # it might show the room
+            encoded = encode_picture(
+                self._suffix,
+                np.rot90(_rgb(frame), turns),
+                None if frame.alpha is None else np.rot90(_deep(frame.alpha, frame.depth), turns),
+                coding=_coding(frame),
+                name=self._url,
+            )
+        self._count += 1
+        with _mapped(self._url):
+            (self._hidden / (self._pattern % self._count)).write_bytes(encoded)
+
+    def commit(self) -> None:
+        """Give the pictures their names."""
+        with _mapped(self._url):
+            if not self._existed:
+                self._hidden.rename(self._folder)
+                return
+            written = sorted(p.name for p in self._hidden.iterdir())
+            for name in written:
+                (self._hidden / name).replace(self._folder / name)
+            self._hidden.rmdir()
+            # What is left over of a longer sequence would be read as its end.
+            for path in [p for p in self._folder.iterdir() if self._numbered.fullmatch(p.name)]:
+                if path.name not in set(written):
+                    path.unlink()
+
+    def abort(self, keep_partial: bool = False) -> str | None:
+        """Remove what was written, or keep it as the folder ``NAME.partial``."""
+        if keep_partial and self._count:
+            partial = self._hidden.parent / f"{self._folder.name}.partial"
+            with suppress(OSError):
+                shutil.rmtree(partial, ignore_errors=True)
+                self._hidden.rename(partial)
+                return str(partial)
+        shutil.rmtree(self._hidden, ignore_errors=True)
+        return None
+
+
+@contextmanager
+def _mapped(url: str) -> Iterator[None]:
+    """Map what the file system says to one sentence."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, SinkError | OutputExistsError):
+            raise
+        raise SinkError(f"{url} cannot be written: {error.strerror or error}", url=url) from error
+
+
+def _matcher(pattern: str, url: str) -> re.Pattern[str]:
+    """Return what matches the names that ``pattern`` makes."""
+    parts = _NUMBER.split(pattern.replace("%%", "\0"))
+    if len(parts) != 2 or "%" in "".join(parts):
+        raise SinkError(f"{url} is no pattern for pictures: write one number, like shot_%04d.png", url=url)
+    first, last = (re.escape(part.replace("\0", "%")) for part in parts)
+    return re.compile(rf"{first}\d+{last}")
+
+
+def _rgb(frame: Frame) -> npt.NDArray[Any]:
+    """Return the picture as uint8 RGB, or uint16 if it has more than 8 bits."""
+    if frame.color.matrix == "rgb" and frame.color.full_range and frame.depth in (8, 16):
+        green, blue, red = frame.planes
+        return np.stack([red, green, blue], axis=-1)
+    return rgb_from_planes(frame.planes, frame.color, frame.depth, bits=8 if frame.depth == 8 else 16)
+
+
+def _grey(frame: Frame) -> npt.NDArray[np.uint8]:
+    """Return luma as full-range 8 bit."""
+    luma = frame.planes[0]
+    if frame.depth == 8 and frame.color.full_range:
+        return luma.astype(np.uint8, copy=False)
+    low, high = (0, 2**frame.depth - 1) if frame.color.full_range else (16 << frame.depth - 8, 235 << frame.depth - 8)
+    levels = np.arange(2**frame.depth, dtype=np.float64)
+    table = np.rint(np.clip((levels - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+    return np.asarray(table[luma], np.uint8)
+
+
+def _deep(alpha: FullAlpha, depth: int) -> npt.NDArray[Any]:
+    """Return alpha in the type of the picture that it belongs to; 255 becomes 65535."""
+    return alpha if depth == 8 else alpha.astype(np.uint16) * np.uint16(257)
+
+
+def _coding(frame: Frame) -> bytes:
+    """Return the ``cICP`` chunk of wide-gamut and HDR pictures; for all others sRGB is what every viewer assumes."""
+    color = frame.color
+    if color.transfer in _HDR_TRANSFERS or color.primaries == 9:
+        return bytes([color.primaries, color.transfer, 0, 1])
+    return b""
