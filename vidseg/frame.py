@@ -89,6 +89,21 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True)
+class Mastering:
+    """The screen an HDR stream was graded on (SMPTE ST 2086, CTA-861.3); carried through untouched.
+
+    Attributes:
+        primaries: CIE 1931 x, y of red, green, blue and the white point, or () if not given.
+        luminance: Minimum and maximum in cd/m², or ().
+        content_light: MaxCLL and MaxFALL in cd/m², or ().
+    """
+
+    primaries: tuple[Fraction, ...] = ()
+    luminance: tuple[Fraction, ...] = ()
+    content_light: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class StreamInfo:
     """What a stream promises before its first frame.
 
@@ -100,6 +115,9 @@ class StreamInfo:
         depth: Bits per sample.
         subsampled: Whether chroma is 4:2:0.
         rotation: Degrees counter-clockwise by which a player turns the picture: 0, 90, 180 or 270.
+        mirrored: Whether a player then mirrors it, left to right.
+        sample_aspect: Width of a pixel by its height.
+        mastering: HDR metadata, or None.
         frames: Number of frames if known, else 0.
         duration: Seconds if known, else 0.
         live: Whether frames come in real time and may be dropped.
@@ -113,6 +131,9 @@ class StreamInfo:
     depth: int = 8
     subsampled: bool = True
     rotation: int = 0
+    mirrored: bool = False
+    sample_aspect: Fraction = Fraction(1)
+    mastering: Mastering | None = None
     frames: int = 0
     duration: float = 0.0
     live: bool = False
