@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     Report = Callable[[Progress], None]
 
 LINE_SECONDS = 5.0
+NARROW = 72
+"""Columns of a terminal below which the bar and the runtime are left out."""
 
 
 @contextmanager
@@ -46,16 +48,19 @@ def _bar(terminal: object, title: str) -> Iterator[Report]:
     from rich import progress as rich
     from rich.console import Console as Terminal
     from rich.markup import escape
+    from rich.table import Column
 
     assert isinstance(terminal, Terminal)
-    columns = [
-        rich.TextColumn("{task.description}"),
-        rich.BarColumn(bar_width=None),
-        rich.TaskProgressColumn(show_speed=False),
-        rich.TextColumn("{task.fields[fps]}"),
-        rich.TimeRemainingColumn(compact=True),
-        rich.TextColumn("[dim]{task.fields[runtime]}"),
+    # On a narrow terminal the numbers stay whole and the title gives way.
+    columns: list[rich.ProgressColumn] = [
+        rich.TextColumn("{task.description}", table_column=Column(overflow="ellipsis", no_wrap=True)),
+        rich.TaskProgressColumn(table_column=Column(min_width=4)),
+        rich.TextColumn("{task.fields[fps]}", table_column=Column(min_width=9)),
+        rich.TimeRemainingColumn(compact=True, table_column=Column(min_width=5)),
     ]
+    if terminal.width >= NARROW:
+        columns.insert(1, rich.BarColumn(bar_width=None))
+        columns.append(rich.TextColumn("[dim]{task.fields[runtime]}"))
     # Refreshed by the reports themselves, ten a second, so that no thread is needed.
     with rich.Progress(*columns, console=terminal, auto_refresh=False, transient=True, expand=True) as bar:
         task = bar.add_task(escape(title), total=None, fps="starting", runtime="")
