@@ -16,7 +16,7 @@ _EXPOSURE_CAP = 16.0
 _CUT_SHARE = 0.5
 """When more than this share of the pixels has changed, it is another shot."""
 _HASTE = 1.0
-"""How much faster a large change of the alpha is followed than a small one: a whole change (0 to 1), (1 + this) times."""
+"""How much faster a large change of the alpha is followed than a small one: a whole one (0 to 1), 1 + this times."""
 
 
 class Smoother:
