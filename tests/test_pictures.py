@@ -266,8 +266,8 @@ def test_a_full_folder_is_left_alone(tmp_path):
     with pytest.raises(OutputExistsError, match="not empty"):
         PictureSink(str(out), INFO, OutputOptions())
     assert os.listdir(out) == ["mine.txt"]
+    save(out / "shot_1.png", noise())
     with pytest.raises(OutputExistsError, match=r"shot_1\.png"):
-        save(out / "shot_1.png", noise())
         PictureSink(str(out / "shot_%d.png"), INFO, OutputOptions())
 
 
