@@ -19,6 +19,14 @@ from vidseg.errors import VidsegError
 
 EXAMPLES = opt.example("vidseg doctor", "vidseg doctor --json")
 
+PACKAGES = (
+    ("numpy", "numpy"),
+    ("av", "av"),
+    ("cv2", "opencv-python-headless"),
+    ("PIL", "pillow"),
+    ("numba", "numba"),
+)
+"""What the base installation stands on: name of the module, and of the package that brings it."""
 HARDWARE = ("nvenc", "qsv", "amf", "videotoolbox", "vaapi", "v4l2m2m", "mf")
 """How FFmpeg's hardware encoders end: NVIDIA, Intel, AMD, Apple, Linux (VA-API, V4L2), Windows."""
 
@@ -80,7 +88,7 @@ def libraries() -> Iterator[Finding]:
     """Yield whether each library of the base installation can be imported."""
     import importlib
 
-    for name, package in (("numpy", "numpy"), ("av", "av"), ("cv2", "opencv-python-headless"), ("numba", "numba")):
+    for name, package in PACKAGES:
         try:
             module = importlib.import_module(name)
             yield Finding("library", name, True, str(getattr(module, "__version__", "")))
@@ -117,10 +125,12 @@ def codecs() -> Iterator[Finding]:
     """Yield which encoders really open: a name in FFmpeg's list says nothing of the driver behind it."""
     try:
         import av
+
+        from vidseg.sinks.pyav import ENCODERS
     except ImportError:
         return
     listed = av.codecs_available
-    for codec, encoders in opt.ENCODERS.items():
+    for codec, encoders in ENCODERS.items():
         tried = {encoder: _opens(encoder) for encoder in encoders if encoder in listed}
         works = [encoder for encoder, reason in tried.items() if not reason]
         reasons = "; ".join(f"{encoder}: {reason}" for encoder, reason in tried.items())

@@ -15,15 +15,6 @@ CODECS = {
     "prores": "for editing; carries alpha (.mov)",
     "ffv1": "lossless (.mkv)",
 }
-ENCODERS = {
-    "h264": ("libx264", "libopenh264"),
-    "hevc": ("libx265",),
-    "av1": ("libsvtav1", "libaom-av1"),
-    "vp9": ("libvpx-vp9",),
-    "prores": ("prores_ks",),
-    "ffv1": ("ffv1",),
-}
-"""FFmpeg's names, the best first."""
 BACKGROUNDS = {
     "blur": "the room itself, out of focus",
     "transparent": "no background: WebM, MOV (ProRes) or pictures",
