@@ -2,7 +2,9 @@
 
 Full-size planes come as ``(samples, stride)`` from ``as_rows``: one dimension, contiguous and read-only whatever the
 padding, so that a kernel is compiled once for uint8 and once for uint16. No kernel writes to what it reads, none keeps
-state, all release the GIL. Arithmetic is float32, for 8 to 16 lanes at once: Numba widens integers to 64 bits.
+state, all release the GIL. Arithmetic is float32, for 8 to 16 lanes at once: Numba widens integers to 64 bits. Inner
+loops run over ``len`` of one-dimensional slices, which LLVM turns into vectors and copies; ``out[y, x]`` and
+``out[:] = row`` are ten times slower.
 """
 
 from __future__ import annotations
@@ -92,14 +94,15 @@ def resample(
     """Fill ``out`` with weighted sums of rows, then of columns; ``half`` is what rounds (0.5 for integers)."""
     mixed = np.empty(width, np.float32)
     for j in range(out.shape[0]):
-        mixed[:] = _ZERO
+        for x in range(len(mixed)):
+            mixed[x] = _ZERO
         for tap in range(row_weights.shape[1]):
             weight = row_weights[j, tap]
             if weight == _ZERO:
                 continue
             start = (row_starts[j] + tap) * stride
             row = samples[start : start + width]
-            for x in range(width):
+            for x in range(len(row)):
                 mixed[x] += weight * np.float32(row[x])
         for i in range(out.shape[1]):
             start = column_starts[i]
@@ -107,3 +110,402 @@ def resample(
             for tap in range(column_weights.shape[1]):
                 total += column_weights[i, tap] * mixed[start + tap]
             out[j, i] = total
+
+
+@_compiled
+def edge_lines(alpha: Floats, guide: Floats, smoothness: np.float32, low: np.float32, high: np.float32) -> Floats:
+    """Return ``lines`` float32 ``(2, h, w)`` with ``alpha = lines[0] * guide + lines[1]`` around each pixel.
+
+    The slope is the guided filter's, over three by three pixels; the intercept leads the line through the pixel's own
+    alpha. Where a window is wholly below ``low`` or above ``high`` the line is exactly 0 or 1. NaN counts as 0.
+    """
+    height, width = alpha.shape
+    lines = np.zeros((2, height, width), np.float32)
+    least, most = np.empty(width, np.float32), np.empty(width, np.float32)
+    for j in range(height):
+        top, bottom = max(j - 1, 0), min(j + 2, height)
+        for i in range(width):
+            least[i], most[i] = _ONE, _ZERO
+        for row in range(top, bottom):
+            values = alpha[row]
+            for i in range(len(values)):
+                a = values[i] if values[i] > _ZERO else _ZERO
+                least[i], most[i] = min(least[i], a), max(most[i], a)
+        for i in range(width):
+            left, right = max(i - 1, 0), min(i + 1, width - 1)
+            if max(most[left], most[i], most[right]) <= low:
+                continue
+            if min(least[left], least[i], least[right]) >= high:
+                lines[1, j, i] = _ONE
+                continue
+            sum_a, sum_g, sum_ag, sum_gg = _ZERO, _ZERO, _ZERO, _ZERO
+            for row in range(top, bottom):
+                for column in range(left, right + 1):
+                    a = alpha[row, column] if alpha[row, column] > _ZERO else _ZERO
+                    g = guide[row, column]
+                    sum_a += a
+                    sum_g += g
+                    sum_ag += a * g
+                    sum_gg += g * g
+            share = _ONE / np.float32((bottom - top) * (right + 1 - left))
+            mean_g = sum_g * share
+            spread = max(sum_gg * share - mean_g * mean_g, _ZERO)
+            slope = (sum_ag * share - sum_a * share * mean_g) / (spread + smoothness)
+            lines[0, j, i] = slope
+            lines[1, j, i] = (alpha[j, i] if alpha[j, i] > _ZERO else _ZERO) - slope * guide[j, i]
+    return lines
+
+
+@_compiled
+def draw_lines(
+    lines: Floats,
+    luma: Samples,
+    stride: int,
+    unit: np.float32,
+    rows: npt.NDArray[np.int64],
+    row_parts: Floats,
+    columns: npt.NDArray[np.int64],
+    column_parts: Floats,
+    low: np.float32,
+    high: np.float32,
+    out: npt.NDArray[np.uint8],
+) -> None:
+    """Fill ``out`` with the alpha that ``lines``, interpolated, give for each sample of ``luma``.
+
+    ``rows[y]`` is the line above sample row ``y`` and ``row_parts[y]`` how far it lies to the next, likewise ``columns``.
+    Alpha at ``low`` becomes 0 and at ``high`` 255. Where the four lines around are flat nothing is computed.
+    """
+    height, width = out.shape
+    last_row, last_column = lines.shape[1] - 1, lines.shape[2] - 1
+    across = np.empty((4, width), np.float32)
+    gain = _TOP / (high - low)
+    shift = _HALF - low * gain
+    top = 0
+    while top < height:
+        j = rows[top]
+        below = min(j + 1, last_row)
+        bottom = top + 1
+        while bottom < height and rows[bottom] == j:
+            bottom += 1
+        start = 0
+        while start < width:
+            # A run of cells that are all 0, all 255 or all to be computed.
+            kind = -1
+            stop = start
+            while stop < width:
+                i = columns[stop]
+                beside = min(i + 1, last_column)
+                this = 0
+                if (
+                    lines[0, j, i] == _ZERO
+                    and lines[0, j, beside] == _ZERO
+                    and lines[0, below, i] == _ZERO
+                    and lines[0, below, beside] == _ZERO
+                ):
+                    least = min(lines[1, j, i], lines[1, j, beside], lines[1, below, i], lines[1, below, beside])
+                    most = max(lines[1, j, i], lines[1, j, beside], lines[1, below, i], lines[1, below, beside])
+                    if most <= low:
+                        this = 1
+                    elif least >= high:
+                        this = 2
+                if kind == -1:
+                    kind = this
+                elif kind != this:
+                    break
+                stop += 1
+                while stop < width and columns[stop] == i:
+                    stop += 1
+            if kind > 0:
+                value = np.uint8(0 if kind == 1 else 255)
+                for y in range(top, bottom):
+                    target = out[y, start:stop]
+                    for x in range(len(target)):
+                        target[x] = value
+            else:
+                slopes, slopes_below = across[0, start:stop], across[1, start:stop]
+                starts, starts_below = across[2, start:stop], across[3, start:stop]
+                for x in range(len(slopes)):
+                    i = columns[start + x]
+                    beside = min(i + 1, last_column)
+                    part = column_parts[start + x]
+                    slopes[x] = lines[0, j, i] + part * (lines[0, j, beside] - lines[0, j, i])
+                    slopes_below[x] = lines[0, below, i] + part * (lines[0, below, beside] - lines[0, below, i])
+                    starts[x] = lines[1, j, i] + part * (lines[1, j, beside] - lines[1, j, i])
+                    starts_below[x] = lines[1, below, i] + part * (lines[1, below, beside] - lines[1, below, i])
+                for y in range(top, bottom):
+                    part = row_parts[y]
+                    samples = luma[y * stride + start : y * stride + stop]
+                    target = out[y, start:stop]
+                    for x in range(len(target)):
+                        slope = slopes[x] + part * (slopes_below[x] - slopes[x])
+                        alpha = starts[x] + part * (starts_below[x] - starts[x])
+                        alpha += slope * unit * np.float32(samples[x])
+                        target[x] = np.uint8(min(max(alpha * gain + shift, _ZERO), _TOP))
+            start = stop
+        top = bottom
+
+
+ROOM, PERSON, EDGE = np.uint8(0), np.uint8(1), np.uint8(2)
+"""What a block of alpha is: all 0, all 255, or neither."""
+
+
+@_compiled
+def find_edges(alpha: Samples, stride: int, height: int, width: int, block: int) -> npt.NDArray[np.uint8]:
+    """Return ROOM, PERSON or EDGE for each block of ``block`` by ``block`` pixels."""
+    tall, wide = (height + block - 1) // block, (width + block - 1) // block
+    kinds = np.empty((tall, wide), np.uint8)
+    some, every = np.empty(wide * block, np.uint8), np.empty(wide * block, np.uint8)
+    # Four at a time: a block is 4 pixels wide or a multiple of it.
+    some_words, every_words = some.view(np.uint32), every.view(np.uint32)
+    words = block // 4
+    for j in range(tall):
+        for x in range(len(some)):
+            some[x], every[x] = 0, 255
+        for y in range(j * block, min((j + 1) * block, height)):
+            row = alpha[y * stride : y * stride + width]
+            for x in range(len(row)):
+                some[x] |= row[x]
+                every[x] &= row[x]
+        for i in range(wide):
+            any_bits, all_bits = some_words[i * words], every_words[i * words]
+            for word in range(i * words + 1, (i + 1) * words):
+                any_bits |= some_words[word]
+                all_bits &= every_words[word]
+            kinds[j, i] = ROOM if any_bits == 0 else PERSON if all_bits == 0xFFFFFFFF else EDGE
+    return kinds
+
+
+@_compiled
+def spread_edges(kinds: npt.NDArray[np.uint8], reach: int) -> npt.NDArray[np.uint8]:
+    """Return ``kinds`` with EDGE also within ``reach`` blocks of EDGE."""
+    tall, wide = kinds.shape
+    across, out = kinds.copy(), kinds.copy()
+    for j in range(tall):
+        for i in range(wide):
+            if kinds[j, i] == EDGE:
+                for near in range(max(i - reach, 0), min(i + reach + 1, wide)):
+                    across[j, near] = EDGE
+    for j in range(tall):
+        for near in range(max(j - reach, 0), min(j + reach + 1, tall)):
+            for i in range(wide):
+                if across[near, i] == EDGE:
+                    out[j, i] = EDGE
+    return out
+
+
+@_compiled
+def halve_alpha(
+    alpha: Samples, stride: int, height: int, width: int, kinds: npt.NDArray[np.uint8], block: int
+) -> npt.NDArray[np.uint8]:
+    """Return the alpha of 4:2:0 chroma, the rounded mean of two by two; blocks that are not EDGE are left undefined.
+
+    The mean sits half a luma pixel to the right of chroma that is sited left, as MPEG's is; on soft edges nobody sees it.
+    """
+    out = np.empty(((height + 1) // 2, (width + 1) // 2), np.uint8)
+    for j in range(kinds.shape[0]):
+        for i in range(kinds.shape[1]):
+            if kinds[j, i] != EDGE:
+                continue
+            for y in range(j * block, min((j + 1) * block, height), 2):
+                above, below = y * stride, min(y + 1, height - 1) * stride
+                stop = min((i + 1) * block, width)
+                for x in range(i * block, stop - 1, 2):
+                    total = np.int32(alpha[above + x]) + np.int32(alpha[above + x + 1])
+                    total += np.int32(alpha[below + x]) + np.int32(alpha[below + x + 1])
+                    out[y // 2, x // 2] = (total + 2) >> 2
+                if stop % 2:
+                    total = np.int32(alpha[above + stop - 1]) + np.int32(alpha[below + stop - 1])
+                    out[y // 2, stop // 2] = (total + 1) >> 1
+    return out
+
+
+@_compiled
+def blend(
+    front: Samples,
+    front_stride: int,
+    back: Samples,
+    back_stride: int,
+    alpha: Samples,
+    alpha_stride: int,
+    kinds: npt.NDArray[np.uint8],
+    block: int,
+    out: Samples,
+) -> None:
+    """Fill the plane ``out`` with ``alpha * front + (1 - alpha) * back``, rounded; ``block`` is of this plane's size."""
+    height, width = out.shape
+    share = _ONE / _TOP
+    for j in range(kinds.shape[0]):
+        start = 0
+        while start < kinds.shape[1]:
+            kind = kinds[j, start]
+            stop = start + 1
+            while stop < kinds.shape[1] and kinds[j, stop] == kind:
+                stop += 1
+            left, right = start * block, min(stop * block, width)
+            for y in range(j * block, min((j + 1) * block, height)):
+                over = front[y * front_stride + left : y * front_stride + right]
+                under = back[y * back_stride + left : y * back_stride + right]
+                target = out[y, left:right]
+                if kind == ROOM:
+                    for x in range(len(target)):
+                        target[x] = under[x]
+                elif kind == PERSON:
+                    for x in range(len(target)):
+                        target[x] = over[x]
+                else:
+                    parts = alpha[y * alpha_stride + left : y * alpha_stride + right]
+                    for x in range(len(target)):
+                        low = np.float32(under[x])
+                        part = np.float32(parts[x]) * share
+                        target[x] = np.uint16(low + part * (np.float32(over[x]) - low) + _HALF)
+            start = stop
+
+
+@_compiled
+def estimate_colours(
+    plane: Samples,
+    stride: int,
+    height: int,
+    width: int,
+    alpha: Samples,
+    alpha_stride: int,
+    kinds: npt.NDArray[np.uint8],
+    wanted: npt.NDArray[np.uint8],
+    near: npt.NDArray[np.uint8],
+    block: int,
+    reach: int,
+    weights: Floats,
+    empty: np.float32,
+) -> Floats:
+    """Return float32 ``(tall, wide, 2)``: one sample of the person and of the room, around each block.
+
+    Means of ``plane`` over ``reach`` blocks to every side, weighted by ``weights[alpha]`` and ``weights[255 - alpha]``.
+    Computed where ``wanted`` is EDGE, from blocks where ``near`` is EDGE. A person that is hardly there has the colour
+    ``empty``, or, where that is negative, the mean of all.
+    """
+    tall, wide = kinds.shape
+    sums, across = np.zeros((tall, wide, 4), np.float32), np.zeros((tall, wide, 4), np.float32)
+    out = np.zeros((tall, wide, 2), np.float32)
+    for j in range(tall):
+        for i in range(wide):
+            if near[j, i] != EDGE:
+                continue
+            person, person_weight, room, room_weight = _ZERO, _ZERO, _ZERO, _ZERO
+            left, right = i * block, min((i + 1) * block, width)
+            for y in range(j * block, min((j + 1) * block, height)):
+                samples = plane[y * stride + left : y * stride + right]
+                if kinds[j, i] != EDGE:
+                    for x in range(len(samples)):
+                        room += np.float32(samples[x])
+                    room_weight += np.float32(right - left)
+                else:
+                    parts = alpha[y * alpha_stride + left : y * alpha_stride + right]
+                    for x in range(len(samples)):
+                        sample, part = np.float32(samples[x]), parts[x]
+                        weight, other = weights[part], weights[255 - part]
+                        person += weight * sample
+                        person_weight += weight
+                        room += other * sample
+                        room_weight += other
+            if kinds[j, i] == PERSON:
+                person, person_weight, room, room_weight = room, room_weight, person, person_weight
+            sums[j, i, 0], sums[j, i, 1], sums[j, i, 2], sums[j, i, 3] = person, person_weight, room, room_weight
+    for j in range(tall):
+        for i in range(wide):
+            if near[j, i] == EDGE:
+                for other_i in range(max(i - reach, 0), min(i + reach + 1, wide)):
+                    for which in range(4):
+                        across[j, i, which] += sums[j, other_i, which]
+    least = np.float32(block * block) * np.float32(1e-3)
+    for j in range(tall):
+        for i in range(wide):
+            if wanted[j, i] == EDGE:
+                person, person_weight, room, room_weight = _ZERO, _ZERO, _ZERO, _ZERO
+                for other_j in range(max(j - reach, 0), min(j + reach + 1, tall)):
+                    person += across[other_j, i, 0]
+                    person_weight += across[other_j, i, 1]
+                    room += across[other_j, i, 2]
+                    room_weight += across[other_j, i, 3]
+                mean = (person + room) / (person_weight + room_weight)
+                fallback = mean if empty < _ZERO else empty
+                out[j, i, 0] = (person + least * fallback) / (person_weight + least)
+                out[j, i, 1] = (room + least * mean) / (room_weight + least)
+    return out
+
+
+@_compiled
+def blend_clean(
+    front: Samples,
+    front_stride: int,
+    back: Samples,
+    back_stride: int,
+    alpha: Samples,
+    alpha_stride: int,
+    kinds: npt.NDArray[np.uint8],
+    block: int,
+    colours: Floats,
+    top: np.float32,
+    empty: np.float32,
+    out: Samples,
+) -> None:
+    """Fill the plane ``out`` as ``blend`` does, with the room's colour taken out of ``front`` in EDGE blocks.
+
+    There ``front`` becomes ``person + alpha * (front - alpha * person - (1 - alpha) * room)``, ``person`` and ``room``
+    being ``colours`` interpolated between blocks. Unless ``empty`` is negative that is the result, nothing is blended and
+    ROOM becomes ``empty``.
+    Forte and Pitié, "Approximate Fast Foreground Colour Estimation", ICIP 2021.
+    """
+    height, width = out.shape
+    tall, wide = kinds.shape
+    share = _ONE / _TOP
+    cut = empty >= _ZERO
+    across = np.empty((6, width), np.float32)
+    for j in range(tall):
+        start = 0
+        while start < wide:
+            kind = kinds[j, start]
+            stop = start + 1
+            while stop < wide and kinds[j, stop] == kind:
+                stop += 1
+            left, right = start * block, min(stop * block, width)
+            if kind == EDGE:
+                for row in range(3):
+                    at = min(max(j + row - 1, 0), tall - 1)
+                    for i in range(start, stop):
+                        before, after = max(i - 1, 0), min(i + 1, wide - 1)
+                        for x in range(i * block, min((i + 1) * block, width)):
+                            part = (np.float32(x - i * block) + _HALF) / np.float32(block) - _HALF
+                            other = before if part < _ZERO else after
+                            part = abs(part)
+                            for which in range(2):
+                                here = colours[at, i, which]
+                                across[2 * row + which, x] = here + part * (colours[at, other, which] - here)
+            for y in range(j * block, min((j + 1) * block, height)):
+                over = front[y * front_stride + left : y * front_stride + right]
+                under = back[y * back_stride + left : y * back_stride + right]
+                target = out[y, left:right]
+                if kind == ROOM and cut:
+                    for x in range(len(target)):
+                        target[x] = np.uint16(empty)
+                elif kind == ROOM:
+                    for x in range(len(target)):
+                        target[x] = under[x]
+                elif kind == PERSON:
+                    for x in range(len(target)):
+                        target[x] = over[x]
+                else:
+                    down = (np.float32(y - j * block) + _HALF) / np.float32(block) - _HALF
+                    far = 0 if down < _ZERO else 4
+                    down = abs(down)
+                    parts = alpha[y * alpha_stride + left : y * alpha_stride + right]
+                    far_person, far_room = across[far, left:right], across[far + 1, left:right]
+                    persons, rooms = across[2, left:right], across[3, left:right]
+                    for x in range(len(target)):
+                        part = np.float32(parts[x]) * share
+                        person = persons[x] + down * (far_person[x] - persons[x])
+                        room = rooms[x] + down * (far_room[x] - rooms[x])
+                        person += part * (np.float32(over[x]) - room - part * (person - room))
+                        person = min(max(person, _ZERO), top)
+                        low = person if cut else np.float32(under[x])
+                        target[x] = np.uint16(low + part * (person - low) + _HALF)
+            start = stop
