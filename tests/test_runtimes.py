@@ -1,0 +1,173 @@
+"""Every runtime against PyTorch float32, which is the reference, with one table of tolerances."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from vidseg.engine import list_runtimes, load_spec, open_engine
+from vidseg.errors import EngineError
+
+TOLERANCE = {
+    # runtime, precision: largest and mean difference of alpha from PyTorch float32
+    ("torch", "fp32"): (5e-3, 1e-4),  # a GPU rounds to TF32
+    ("torch", "bf16"): (0.15, 0.01),
+    ("onnxruntime", "fp32"): (2e-3, 1e-5),
+    ("onnxruntime", "int8"): (0.45, 0.015),
+    ("openvino", "fp32"): (2e-3, 1e-5),
+    ("openvino", "bf16"): (0.15, 0.01),
+    ("openvino", "int8"): (0.45, 0.015),
+}
+SIZES = load_spec().sizes
+ENGINES = pytest.mark.parametrize(("runtime", "precision"), TOLERANCE)
+
+
+def opened(runtime, precision, size=SIZES[0], threads=1):
+    reasons = {name: detail for name, usable, detail in list_runtimes() if not usable}
+    if runtime in reasons:
+        pytest.skip(reasons[runtime])
+    return open_engine(runtime=runtime, precision=precision, size=size, threads=threads)
+
+
+def pictures(count, size, seed=0):
+    """Soft coloured shapes: the network answers them with everything between 0 and 1."""
+    rng = np.random.default_rng(seed)
+    height, width = size
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    src = np.empty((count, 3, *size), np.float32)
+    for picture in src:
+        picture[...] = rng.uniform(-0.6, 0.6, (3, 1, 1))
+        for _ in range(4):
+            cy, cx, radius = rng.uniform(0, height), rng.uniform(0, width), rng.uniform(0.1, 0.4) * height
+            blob = np.clip((radius - np.hypot(y - cy, x - cx)) / 6 + 0.5, 0, 1)
+            picture += blob * (rng.uniform(-1, 1, (3, 1, 1)).astype(np.float32) - picture)
+        picture += rng.normal(0, 0.03, picture.shape)
+    return np.clip(src, -1, 1)
+
+
+@ENGINES
+@pytest.mark.parametrize("size", SIZES)
+def test_equals_the_reference(runtime, precision, size):
+    pytest.importorskip("torch", reason="the reference is PyTorch, which is not installed")
+    pytest.importorskip("safetensors", reason="the reference needs safetensors, which is not installed")
+    from vidseg.runtimes.torch import TorchEngine
+
+    src = pictures(3, size)
+    reference = TorchEngine(load_spec(), size, 1, "fp32", device="cpu").infer(src)
+    alpha = opened(runtime, precision, size).infer(src)
+    largest, mean = TOLERANCE[runtime, precision]
+    difference = np.abs(alpha - reference)
+    assert difference.max() <= largest
+    assert difference.mean() <= mean
+
+
+@ENGINES
+class TestEngine:
+    def test_output(self, runtime, precision):
+        engine = opened(runtime, precision)
+        src = pictures(3, engine.size)
+        before = src.copy()
+        alpha = engine.infer(src)
+        assert alpha.shape == (3, *engine.size)
+        assert alpha.dtype == np.float32
+        assert alpha.min() >= 0
+        assert alpha.max() <= 1
+        np.testing.assert_array_equal(src, before)
+
+    def test_a_batch_is_its_pictures(self, runtime, precision):
+        engine = opened(runtime, precision)
+        src = pictures(5, engine.size)
+        alone = np.concatenate([engine.infer(src[i : i + 1]) for i in range(5)])
+        np.testing.assert_allclose(engine.infer(src), alone, atol=0.02 if precision == "bf16" else 1e-5)
+
+    def test_the_result_belongs_to_the_caller(self, runtime, precision):
+        engine = opened(runtime, precision)
+        first = engine.infer(pictures(1, engine.size, 1))
+        kept = first.copy()
+        engine.infer(pictures(1, engine.size, 2))
+        np.testing.assert_array_equal(first, kept)
+        first[...] = 0  # writable, and of no concern to the engine
+
+    def test_any_strides(self, runtime, precision):
+        engine = opened(runtime, precision)
+        src = pictures(1, engine.size)
+        strided = np.asfortranarray(src)
+        np.testing.assert_array_equal(engine.infer(strided), engine.infer(src))
+
+    @pytest.mark.parametrize("shape", [(1, 3, 64, 64), (3, 160, 256), (1, 1, 160, 256)])
+    def test_another_shape_is_refused(self, runtime, precision, shape):
+        with pytest.raises(ValueError, match="this engine takes"):
+            opened(runtime, precision).infer(np.zeros(shape, np.float32))
+
+    def test_close(self, runtime, precision):
+        engine = opened(runtime, precision)
+        engine.close()
+        engine.close()
+        with pytest.raises(EngineError, match="closed"):
+            engine.infer(pictures(1, engine.size))
+
+    def test_says_what_it_is(self, runtime, precision):
+        engine = opened(runtime, precision)
+        assert engine.runtime.startswith(f"{runtime} {precision} (")
+        assert engine.spec.name == "unet-s"
+
+    def test_from_another_thread(self, runtime, precision):
+        engine = opened(runtime, precision)
+        src, results = pictures(1, engine.size), []
+        thread = threading.Thread(target=lambda: results.append(engine.infer(src)))
+        thread.start()
+        thread.join()
+        np.testing.assert_allclose(results[0], engine.infer(src), atol=1e-6)
+
+    def test_other_threads_run_meanwhile(self, runtime, precision):
+        """Inference releases the GIL: a thread that only counts goes on."""
+        engine = opened(runtime, precision, SIZES[-1])
+        src = pictures(24, engine.size)
+        engine.infer(src)
+        ticks, done = [], threading.Event()
+
+        def count():
+            while not done.is_set():
+                ticks.append(time.perf_counter())
+                time.sleep(0.0005)
+
+        thread = threading.Thread(target=count)
+        thread.start()
+        start = time.perf_counter()
+        engine.infer(src)
+        end = time.perf_counter()
+        done.set()
+        thread.join()
+        inside = [tick for tick in ticks if start < tick < end]
+        # One picture takes milliseconds: holding the GIL would let the other in at most once a picture.
+        assert len(inside) > len(src)
+
+
+@pytest.mark.parametrize("runtime", ["torch", "openvino", "onnxruntime"])
+def test_an_unknown_precision_is_refused(runtime):
+    with pytest.raises(EngineError, match="knows"):
+        opened(runtime, "int4")
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+def test_idle_engines_cost_nothing(runtime):
+    """Threads that spin while they wait would take the encoder's cores."""
+    opened(runtime, "int8").close()
+    code = (
+        "import time, numpy as np\n"
+        "from vidseg.engine import open_engine\n"
+        f"engine = open_engine(runtime={runtime!r}, threads=2)\n"
+        "src = np.zeros((2, 3, *engine.size), np.float32)\n"
+        "engine.infer(src)\n"
+        "start = time.process_time()\n"
+        "for _ in range(10):\n"
+        "    engine.infer(src[:1]); time.sleep(0.05)\n"
+        "print((time.process_time() - start) / 10)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert float(done.stdout) < 0.045

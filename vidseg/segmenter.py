@@ -1,0 +1,171 @@
+"""Segmenter: frames in, small alphas out. Shrinks, converts, turns upright, and asks the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from vidseg.color import network_affine
+from vidseg.engine import Engine, ModelSpec, Precision, load_spec, open_engine
+from vidseg.errors import EngineError
+from vidseg.frame import Alpha, Color, Frame, Plane, Size
+from vidseg.kernels import to_network
+from vidseg.resize import shrink_planes
+
+_PQ, _HLG = 16, 18
+_BT2020_TO_BT709 = np.array(
+    [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32
+)
+"""Linear light; ITU-R BT.2087."""
+
+
+class Matte(NamedTuple):
+    """What the network saw and said, at its own size and in the frame's stored orientation.
+
+    Attributes:
+        alpha: float32 ``(h, w)`` in [0, 1].
+        guide: uint8 ``(h, w)``, the luma of the small picture.
+    """
+
+    alpha: Alpha
+    guide: npt.NDArray[np.uint8]
+
+
+class Segmenter:
+    """Finds the people in frames. Opens an engine for each input size it needs, and keeps it. Not thread-safe.
+
+    Args:
+        model: Name of a shipped model, or a folder with a ``manifest.toml``.
+        runtime: ``auto``, or one by name; see ``open_engine``.
+        threads: For the network; None chooses.
+        precision: None chooses.
+        rotation: As in ``StreamInfo``: the network must see people upright.
+        sample_aspect: Width of a sample over its height.
+        size: Of the frames to come: opens their engine now instead of at the first frame.
+        engine: Use this one for frames of any shape, instead of opening any. It is closed with the segmenter.
+
+    Raises:
+        EngineError: The model or runtime does not work.
+        MissingDependencyError: The runtime that was asked for is not installed.
+        ValueError: ``rotation`` is not a multiple of 90.
+    """
+
+    def __init__(
+        self,
+        model: str | Path = "unet-s",
+        runtime: str = "auto",
+        *,
+        threads: int | None = None,
+        precision: Precision | None = None,
+        rotation: int = 0,
+        sample_aspect: Fraction = Fraction(1),
+        size: Size | None = None,
+        engine: Engine | None = None,
+    ) -> None:
+        if rotation % 90:
+            raise ValueError(f"a picture can be turned by multiples of 90 degrees: {rotation = }")
+        self._runtime, self._threads, self._precision = runtime, threads, precision
+        self._turns = rotation // 90 % 4
+        self._sample_aspect = float(sample_aspect)
+        self._fixed = engine
+        self._spec: ModelSpec = load_spec(model) if engine is None else engine.spec
+        self._engines: dict[Size, Engine] = {} if engine is None else {engine.size: engine}
+        if size is not None:
+            self._engine_for(size)
+
+    @property
+    def model(self) -> str:
+        """Name of the model."""
+        return self._spec.name
+
+    @property
+    def runtime(self) -> str:
+        """What computes, for a person: ``openvino int8 (CPU)``; empty before the first engine is open."""
+        return next((engine.runtime for engine in self._engines.values()), "")
+
+    @property
+    def batch(self) -> int:
+        """How many frames a call should get where latency does not matter."""
+        return 8
+
+    def __call__(self, frames: Sequence[Frame]) -> list[Matte]:
+        """Return the matte of each of ``frames``, all of one size, with one call of the engine.
+
+        Raises:
+            ValueError: The frames differ in size.
+            EngineError: The engine failed, or gave numbers that are no alpha.
+        """
+        if not frames:
+            return []
+        if any(frame.size != frames[0].size for frame in frames):
+            raise ValueError(f"frames of one call have one size: {[frame.size for frame in frames]}")
+        engine = self._engine_for(frames[0].size)
+        src = np.empty((len(frames), 3, *engine.size), np.float32)
+        stored = engine.size[::-1] if self._turns % 2 else engine.size
+        guides = []
+        for frame, picture in zip(frames, src, strict=True):
+            planes = shrink_planes(frame, stored)
+            picture[...] = np.rot90(self._normalised(planes, frame), self._turns, (1, 2))
+            guides.append(_eight_bit(planes[0], frame.depth))
+        alphas = engine.infer(src)
+        if alphas.shape != (len(frames), *engine.size):
+            raise EngineError(f"{self.model} on {engine.runtime} returned an alpha of another size: {alphas.shape}")
+        # A comparison with NaN is false: nothing that is not a number can pass.
+        if not (alphas.min() > -0.01 and alphas.max() < 1.01):
+            raise EngineError(f"{self.model} on {engine.runtime} returned numbers outside 0 to 1; no frame was shown")
+        np.clip(alphas, 0, 1, out=alphas)
+        alphas = np.rot90(alphas, -self._turns, (1, 2))
+        return [Matte(np.ascontiguousarray(alpha), guide) for alpha, guide in zip(alphas, guides, strict=True)]
+
+    def close(self) -> None:
+        """Release the engines. May be called again."""
+        for engine in self._engines.values():
+            engine.close()
+
+    def _engine_for(self, size: Size) -> Engine:
+        if self._fixed is not None:
+            return self._fixed
+        height, width = size[0], size[1] * self._sample_aspect
+        wanted = self._spec.size_for((height, width) if self._turns % 2 == 0 else (width, height))
+        if wanted not in self._engines:
+            self._engines[wanted] = open_engine(self._spec, self._runtime, wanted, self._threads, self._precision)
+        return self._engines[wanted]
+
+    def _normalised(self, planes: tuple[Plane, Plane, Plane], frame: Frame) -> npt.NDArray[np.float32]:
+        """Return the network's input ``(3, h, w)`` for small planes of equal size."""
+        mean, std = self._spec.mean, self._spec.std
+        if frame.color.transfer not in (_PQ, _HLG):
+            return to_network(*planes, *network_affine(frame.color, frame.depth, mean, std))
+        rgb = to_network(*planes, *network_affine(frame.color, frame.depth, (0, 0, 0), (1, 1, 1)))
+        sdr = _to_sdr(rgb.reshape(3, -1), frame.color).reshape(rgb.shape)
+        centre, scale = (np.asarray(triple, np.float32).reshape(3, 1, 1) for triple in (mean, std))
+        return (sdr - centre) / scale
+
+
+def _eight_bit(luma: Plane, depth: int) -> npt.NDArray[np.uint8]:
+    return (luma >> (depth - 8)).astype(np.uint8)
+
+
+def _to_sdr(rgb: npt.NDArray[np.float32], color: Color) -> npt.NDArray[np.float32]:
+    """Return HDR R'G'B' ``(3, n)`` roughly as an SDR camera would have coded it, which is what the network knows.
+
+    Reference white (203 cd/m2, ITU-R BT.2408) becomes 1, all above it is clipped. Formulas of ITU-R BT.2100.
+    """
+    if color.transfer == _PQ:
+        root = rgb ** np.float32(32 / 2523)
+        light = (np.maximum(root - 107 / 128, 0) / (2413 / 128 - 2392 / 128 * root)) ** np.float32(8192 / 1305)
+        light *= 10_000 / 203
+    else:
+        light = np.where(rgb <= 0.5, rgb**2 / 3, (np.exp((rgb - 0.55991073) / 0.17883277) + 0.28466892) / 12) / 0.26496
+    if color.primaries == 9 or color.matrix == "bt2020":
+        light = _BT2020_TO_BT709 @ light
+    # PQ codes the light of the display, HLG that of the scene: each goes back by its own curve (BT.1886, BT.709).
+    light = np.clip(light, 0, 1)
+    if color.transfer == _PQ:
+        return np.asarray(light ** (1 / 2.4), np.float32)
+    return np.asarray(np.where(light < 0.018, 4.5 * light, 1.099 * light**0.45 - 0.099), np.float32)
