@@ -11,7 +11,7 @@ import typer
 from typer.main import get_command
 
 import vidseg
-from vidseg.cli import demo, doctor, models, options, signals, video
+from vidseg.cli import demo, doctor, models, options, pictures, signals, video
 from vidseg.cli.console import FAILED, one_line, say
 
 USAGE = 2
@@ -31,6 +31,7 @@ app = typer.Typer(
 )
 app.command(epilog=video.PROCESS_EXAMPLES)(video.process)
 app.command(epilog=video.MATTE_EXAMPLES)(video.matte)
+app.command(epilog=pictures.EXAMPLES)(pictures.image)
 app.command(epilog=demo.EXAMPLES)(demo.demo)
 app.command(epilog=models.EXAMPLES)(models.models)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)

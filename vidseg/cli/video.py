@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from vidseg.cli import options as opt
 from vidseg.cli.console import Console
+from vidseg.cli.pictures import are_pictures, segmenter
 from vidseg.cli.progress import shown
-
-if TYPE_CHECKING:
-    from vidseg.pipeline import Stats
+from vidseg.cli.summary import finish
 
 PROCESS_EXAMPLES = opt.example(
     "vidseg process talk.mp4 out.mp4 --bg beach.jpg",
@@ -96,6 +94,23 @@ def matte(
     crf = opt.checked_crf(crf, codec)
     console = Console(quiet, as_json, verbose)
     with console.outcome():
+        if are_pictures(input, output):
+            if (codec, crf, preset) != (None, None, None):
+                raise typer.BadParameter("--codec, --crf and --preset are for videos; leave them out")
+            from vidseg.images import process_pictures
+
+            with shown(console, Path(output).name or output) as progress:
+                stats = process_pictures(
+                    input,
+                    output,
+                    None,
+                    segmenter(model, runtime, threads),
+                    overwrite=overwrite,
+                    progress=progress,
+                )
+            finish(console, stats, strict, "picture")
+            return
+
         from vidseg.jobs import matte_video
         from vidseg.sinks import OutputOptions
 
@@ -110,31 +125,3 @@ def matte(
                 progress=progress,
             )
         finish(console, stats, strict)
-
-
-def finish(console: Console, stats: Stats, strict: bool) -> None:
-    """Say what a job did.
-
-    Raises:
-        typer.Exit: Part of the input could not be read, and that is not allowed.
-    """
-    for text in stats.notes:
-        console.note(text)
-    damage = []
-    if stats.corrupt:
-        damage.append(f"{stats.corrupt} corrupt {'part was' if stats.corrupt == 1 else 'parts were'} skipped")
-    if stats.truncated:
-        damage.append("the input ends too early")
-    frames = f"{stats.frames} {'frame' if stats.frames == 1 else 'frames'}"
-    lost = f"{' and '.join(damage)}; {frames} could be read and are in {stats.output}" if damage else ""
-    if damage and strict:
-        raise console.fail(lost, **dataclasses.asdict(stats))
-    if damage:
-        console.note(f"warning: {lost}")
-    if console.verbose and stats.stages:
-        for stage, times in stats.stages.items():
-            console.note(f"{stage}: {times['p50']:.2f} ms a frame, 95 % below {times['p95']:.2f} ms")
-    computed = f", {stats.model} on {stats.runtime}" if stats.runtime else ""
-    dropped = f", {stats.dropped} dropped" if stats.dropped else ""
-    console.note(f"{stats.output}: {frames} in {stats.seconds:.1f} s ({stats.fps:.1f} fps){dropped}{computed}")
-    console.result(dataclasses.asdict(stats))

@@ -1,0 +1,81 @@
+"""``vidseg image``, and what ``vidseg matte`` does with pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vidseg.cli import options as opt
+from vidseg.cli.console import Console
+from vidseg.cli.progress import shown
+from vidseg.cli.summary import finish
+
+if TYPE_CHECKING:
+    from vidseg.segmenter import Segmenter
+
+EXAMPLES = opt.example(
+    "vidseg image portrait.jpg portrait.png --bg transparent",
+    "vidseg image portrait.jpg beach.jpg --bg beach.png --fit contain",
+    "vidseg image photos/ cutouts/ --bg transparent",
+)
+
+
+def image(
+    input: Annotated[str, typer.Argument(metavar="INPUT", help="A picture or a folder of pictures.")],
+    output: Annotated[
+        str,
+        typer.Argument(metavar="OUTPUT", help="A .png, .webp or .jpg file, or a folder: each keeps its name."),
+    ],
+    bg: opt.BackgroundOption = None,
+    fit: opt.FitOption = opt.Fit.cover,
+    overwrite: opt.OverwriteOption = False,
+    model: opt.ModelOption = "unet-s",
+    runtime: opt.RuntimeOption = opt.Runtime.auto,
+    threads: opt.ThreadsOption = None,
+    strict: opt.StrictOption = False,
+    quiet: opt.QuietOption = False,
+    as_json: opt.JsonOption = False,
+    verbose: opt.VerboseOption = False,
+) -> None:
+    """Put another background behind the people in a picture, or in all pictures of a folder."""
+    background = opt.checked_background(bg)
+    console = Console(quiet, as_json, verbose)
+    with console.outcome():
+        from vidseg.images import process_pictures
+
+        with shown(console, Path(output).name or output) as progress:
+            stats = process_pictures(
+                input,
+                output,
+                background,
+                segmenter(model, runtime, threads),
+                fit=fit.value,
+                overwrite=overwrite,
+                progress=progress,
+            )
+        finish(console, stats, strict, "picture")
+
+
+def segmenter(model: str, runtime: opt.Runtime, threads: int | None) -> Callable[[], Segmenter]:
+    """Return what opens the network when it is needed."""
+
+    def opened() -> Segmenter:
+        from vidseg.segmenter import Segmenter
+
+        return Segmenter(model, runtime.value, threads=threads)
+
+    return opened
+
+
+def are_pictures(input: str, output: str) -> bool:
+    """Return whether pictures become pictures, each by itself, and not the frames of a video."""
+    from vidseg.sinks.pictures import SUFFIXES
+    from vidseg.sinks.pictures import is_pictures as writes_pictures
+    from vidseg.sources.pictures import is_pictures as reads_pictures
+
+    numbered = "%" in Path(output).name
+    still = Path(output).suffix.lower() in SUFFIXES
+    return reads_pictures(input) and not numbered and (still or writes_pictures(output))
