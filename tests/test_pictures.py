@@ -232,6 +232,14 @@ def test_pictures_stand_upright(tmp_path, rotation):
     np.testing.assert_array_equal(read_picture(tmp_path / "out" / "000001.png").rgb, np.rot90(noise(), rotation // 90))
 
 
+def test_a_mirrored_stream_and_oblong_pixels(tmp_path):
+    info = replace(INFO, rotation=90, mirrored=True, sample_aspect=Fraction(4, 3))
+    write(tmp_path / "out", [frame_of(noise())], info=info)
+    written = tmp_path / "out" / "000001.png"
+    np.testing.assert_array_equal(read_picture(written).rgb, np.rot90(noise())[:, ::-1])
+    assert b"pHYs\0\0\0\x04\0\0\0\x03\0" in written.read_bytes()  # so many pixels a unit, across and down
+
+
 @pytest.mark.parametrize("name", ["out", "seen/shot_%03d.png", "shot_%03d.jpg", "out/"])
 def test_nothing_has_its_name_before_commit(tmp_path, name):
     (tmp_path / "seen").mkdir()

@@ -57,6 +57,8 @@ class Compositor:
                     alpha = self._smoother(alpha, matte.guide, frame.time)
             with timings.measure("refine"):
                 full = refine(alpha, frame)
+                if frame.alpha is not None:  # what a picture had cut away already stays away
+                    full = ((full.astype(np.uint16) * frame.alpha + 127) // 255).astype(np.uint8)
             if self._background is None:
                 done.append(_grey(frame, full))
             elif isinstance(self._background, TransparentBackground):

@@ -9,7 +9,8 @@ import shutil
 import uuid
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ def encode_picture(
     *,
     profile: bytes = b"",
     coding: bytes = b"",
+    sample_aspect: Fraction = Fraction(1),
     name: str = "",
 ) -> bytes:
     """Encode one picture.
@@ -57,6 +59,7 @@ def encode_picture(
             away may not be in the file at all.
         profile: ICC profile to embed, or nothing.
         coding: Four bytes of a PNG ``cICP`` chunk (H.273 primaries, transfer, matrix, range), or nothing.
+        sample_aspect: Width of a pixel by its height, kept in PNG (``pHYs``) only.
         name: What to call the output in a message.
 
     Raises:
@@ -70,7 +73,7 @@ def encode_picture(
         pixels[alpha == 0] = 0
     try:
         if suffix == ".png":
-            return _png(pixels, profile, coding)
+            return _png(pixels, profile, coding, sample_aspect)
         if pixels.dtype == np.uint16:
             pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)  # to nearest: 65535 / 257 = 255
         encoded = io.BytesIO()
@@ -84,8 +87,8 @@ def encode_picture(
         ) from error
 
 
-def _png(pixels: npt.NDArray[Any], profile: bytes, coding: bytes) -> bytes:
-    """Encode as PNG; OpenCV's own encoder writes neither profile nor coding before 4.13, so they are added here."""
+def _png(pixels: npt.NDArray[Any], profile: bytes, coding: bytes, aspect: Fraction) -> bytes:
+    """Encode as PNG; OpenCV's own encoder writes nothing but pixels before 4.13, so the rest is added here."""
     order = {1: None, 3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}[pixels.shape[2] if pixels.ndim == 3 else 1]
     pixels = np.ascontiguousarray(pixels)
     done, encoded = cv2.imencode(".png", pixels if order is None else cv2.cvtColor(pixels, order))
@@ -93,17 +96,72 @@ def _png(pixels: npt.NDArray[Any], profile: bytes, coding: bytes) -> bytes:
         raise ValueError("no PNG")
     chunks = [(b"iCCP", b"ICC\0\0" + zlib.compress(profile))] if profile else []
     chunks += [(b"cICP", coding)] if coding else []
+    if aspect != 1:  # in pixels a unit: the wider a pixel, the fewer there are
+        chunks += [(b"pHYs", aspect.denominator.to_bytes(4) + aspect.numerator.to_bytes(4) + b"\0")]
     extra = b"".join(len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4) for kind, data in chunks)
     written = encoded.tobytes()
-    header = 8 + 25  # signature and IHDR; both chunks stand before the pixels
+    header = 8 + 25  # signature and IHDR; all of these stand before the pixels
     return written[:header] + extra + written[header:]
+
+
+class HiddenFolder:
+    """Where files wait until all of them are whole: beside a folder to be made, or inside one that is there.
+
+    Inside, since an output folder may be a file system of its own, to which nothing can be renamed.
+
+    Args:
+        folder: Where the files will be. Its parent must exist.
+        name: What to call the output in a message.
+
+    Raises:
+        SinkError: It cannot be written there.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder, self._name = folder, name
+        with writing(name):
+            self._existed = folder.is_dir()
+            if not self._existed and folder.exists():
+                raise SinkError(f"{name} is a file, not a folder: choose another name", url=name)
+            if not self._existed and not folder.parent.is_dir():
+                raise SinkError(f"{name} cannot be made: the folder {folder.parent} does not exist", url=name)
+            home = folder if self._existed else folder.parent
+            self.path = home / f".{folder.name}.{uuid.uuid4().hex[:8]}"
+            self.path.mkdir()
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write one file."""
+        with writing(self._name):
+            (self.path / name).write_bytes(data)
+
+    def publish(self) -> None:
+        """Give the files their names, in place of others that had them."""
+        with writing(self._name):
+            if not self._existed and not self._folder.exists():
+                self.path.rename(self._folder)
+                return
+            for path in sorted(self.path.iterdir()):
+                path.replace(self._folder / path.name)
+            self.path.rmdir()
+
+    def discard(self) -> None:
+        """Remove all files that have not got their names."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def keep(self) -> str | None:
+        """Keep the files as the folder ``NAME.partial`` and return its path, or None if even that fails."""
+        partial = self.path.parent / f"{self._folder.name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            self.path.rename(partial)
+        except OSError:
+            self.discard()
+            return None
+        return str(partial)
 
 
 class PictureSink:
     """Numbers its frames from 1 into a folder; upright, 16 bit when the frames have more than 8.
-
-    All are written into a hidden folder beside the output (inside it, if it is there already) and get their names at
-    ``commit``.
 
     Args:
         url: A folder, which then holds ``%06d.png``, or a pattern.
@@ -129,75 +187,68 @@ class PictureSink:
             raise SinkError(f"{url} is a folder of pictures, which has no codec: leave out {options.codec}", url=url)
         if options.content == "transparent" and self._suffix in (".jpg", ".jpeg"):
             raise SinkError(f"{url} cannot be transparent: JPEG has no alpha, write PNG or WebP", url=url)
-        self._count = 0
-        with _mapped(url):
-            self._existed = self._folder.is_dir()
-            if self._existed:
+        if numbered and not self._folder.is_dir():
+            raise SinkError(f"{url} cannot be written: the folder {self._folder} does not exist", url=url)
+        with writing(url):
+            if self._folder.is_dir() and not options.overwrite:
                 there = [p for p in self._folder.iterdir() if not numbered or self._numbered.fullmatch(p.name)]
-                if there and not options.overwrite:
+                if there:
                     what = f"{url} holds {there[0].name} already" if numbered else f"{url} is not empty"
                     raise OutputExistsError(f"{what}: choose another name or allow it to be overwritten", url=url)
-            elif self._folder.exists():
-                raise SinkError(f"{url} is a file, not a folder: choose another name", url=url)
-            elif not self._folder.parent.is_dir():
-                raise SinkError(f"{url} cannot be made: the folder {self._folder.parent} does not exist", url=url)
-            home = self._folder if self._existed else self._folder.parent
-            self._hidden = home / f".{self._folder.name}.{uuid.uuid4().hex[:8]}"
-            self._hidden.mkdir()
+        self._count = 0
+        self._hidden = HiddenFolder(self._folder, url)
 
     def write(self, frame: Frame) -> None:
         """Write one frame as the next picture."""
-        turns = self._info.rotation // 90
+        alpha, coding = None, b""
         if self._content == "grey":
-            encoded = encode_picture(self._suffix, np.rot90(_grey(frame), turns), name=self._url)
+            pixels: npt.NDArray[Any] = to_grey(frame)
         else:
             if (frame.alpha is not None) != (self._content == "transparent"):
                 raise ValueError(f"frame.alpha does not fit the content {self._content!r}")  # it might show the room
-            encoded = encode_picture(
-                self._suffix,
-                np.rot90(_rgb(frame), turns),
-                None if frame.alpha is None else np.rot90(_deep(frame.alpha, frame.depth), turns),
-                coding=_coding(frame),
-                name=self._url,
-            )
+            pixels, coding = to_rgb(frame), coding_of(frame)
+            alpha = None if frame.alpha is None else self._upright(to_depth(frame.alpha, frame.depth))
         self._count += 1
-        with _mapped(self._url):
-            (self._hidden / (self._pattern % self._count)).write_bytes(encoded)
+        encoded = encode_picture(
+            self._suffix,
+            self._upright(pixels),
+            alpha,
+            coding=coding,
+            sample_aspect=self._info.sample_aspect if self._info.rotation % 180 == 0 else 1 / self._info.sample_aspect,
+            name=self._url,
+        )
+        self._hidden.write(self._pattern % self._count, encoded)
 
     def commit(self) -> None:
         """Give the pictures their names."""
-        with _mapped(self._url):
-            if not self._existed:
-                self._hidden.rename(self._folder)
-                return
-            written = sorted(p.name for p in self._hidden.iterdir())
-            for name in written:
-                (self._hidden / name).replace(self._folder / name)
-            self._hidden.rmdir()
-            # What is left over of a longer sequence would be read as its end.
-            for path in [p for p in self._folder.iterdir() if self._numbered.fullmatch(p.name)]:
-                if path.name not in set(written):
+        self._hidden.publish()
+        with writing(self._url):
+            # What is left over of a longer sequence would be read as the end of this one.
+            written = {self._pattern % number for number in range(1, self._count + 1)}
+            for path in list(self._folder.iterdir()):
+                if path.name not in written and self._numbered.fullmatch(path.name):
                     path.unlink()
 
     def abort(self, keep_partial: bool = False) -> str | None:
         """Remove what was written, or keep it as the folder ``NAME.partial``."""
         if keep_partial and self._count:
-            partial = self._hidden.parent / f"{self._folder.name}.partial"
-            with suppress(OSError):
-                shutil.rmtree(partial, ignore_errors=True)
-                self._hidden.rename(partial)
-                return str(partial)
-        shutil.rmtree(self._hidden, ignore_errors=True)
+            return self._hidden.keep()
+        self._hidden.discard()
         return None
+
+    def _upright(self, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return a view of the picture as a player would show it."""
+        turned = np.rot90(pixels, self._info.rotation // 90)
+        return np.fliplr(turned) if self._info.mirrored else turned
 
 
 @contextmanager
-def _mapped(url: str) -> Iterator[None]:
+def writing(url: str) -> Iterator[None]:
     """Map what the file system says to one sentence."""
     try:
         yield
     except OSError as error:
-        if isinstance(error, SinkError | OutputExistsError):
+        if isinstance(error, SinkError):
             raise
         raise SinkError(f"{url} cannot be written: {error.strerror or error}", url=url) from error
 
@@ -211,7 +262,7 @@ def _matcher(pattern: str, url: str) -> re.Pattern[str]:
     return re.compile(rf"{first}\d+{last}")
 
 
-def _rgb(frame: Frame) -> npt.NDArray[Any]:
+def to_rgb(frame: Frame) -> npt.NDArray[Any]:
     """Return the picture as uint8 RGB, or uint16 if it has more than 8 bits."""
     if frame.color.matrix == "rgb" and frame.color.full_range and frame.depth in (8, 16):
         green, blue, red = frame.planes
@@ -219,7 +270,7 @@ def _rgb(frame: Frame) -> npt.NDArray[Any]:
     return rgb_from_planes(frame.planes, frame.color, frame.depth, bits=8 if frame.depth == 8 else 16)
 
 
-def _grey(frame: Frame) -> npt.NDArray[np.uint8]:
+def to_grey(frame: Frame) -> npt.NDArray[np.uint8]:
     """Return luma as full-range 8 bit."""
     luma = frame.planes[0]
     if frame.depth == 8 and frame.color.full_range:
@@ -230,12 +281,12 @@ def _grey(frame: Frame) -> npt.NDArray[np.uint8]:
     return np.asarray(table[luma], np.uint8)
 
 
-def _deep(alpha: FullAlpha, depth: int) -> npt.NDArray[Any]:
+def to_depth(alpha: FullAlpha, depth: int) -> npt.NDArray[Any]:
     """Return alpha in the type of the picture that it belongs to; 255 becomes 65535."""
     return alpha if depth == 8 else alpha.astype(np.uint16) * np.uint16(257)
 
 
-def _coding(frame: Frame) -> bytes:
+def coding_of(frame: Frame) -> bytes:
     """Return the ``cICP`` chunk of wide-gamut and HDR pictures; for all others sRGB is what every viewer assumes."""
     color = frame.color
     if color.transfer in _HDR_TRANSFERS or color.primaries == 9:
