@@ -19,7 +19,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
 from vidseg.errors import OutputExistsError, SinkError
-from vidseg.frame import Frame, Mastering, Plane, StreamInfo, chroma_size
+from vidseg.frame import Frame, Mastering, Plane, Size, StreamInfo, chroma_size
 from vidseg.sinks import OutputOptions
 from vidseg.sinks.tracks import Tracks
 
@@ -62,6 +62,7 @@ _DEFAULTS: dict[str, dict[str, str]] = {
 _CRF = {"_nvenc": "cq", "_qsv": "global_quality", "_vaapi": "qp"}
 _PRESET = {"libaom-av1": "cpu-used", "librav1e": "speed"}
 _ODD_SIZES = {"ffv1", "libvpx-vp9", "libaom-av1", "prores_ks", "prores"}
+_SMALLEST = {"libx265": 16, "libsvtav1": 4}
 _TURNED = {"mp4", "mov", "matroska", "webm"}
 """Muxers that write a display matrix."""
 _DEPTHS = (8, 9, 10, 12, 14, 16)
@@ -229,12 +230,11 @@ class PyAVSink:
             metadata_errors="surrogateescape",
         )
         height, width = info.size if self._turns % 2 == 0 else info.size[::-1]
-        if encoder.name not in _ODD_SIZES and (height % 2 or width % 2):
-            self._notes.append(
-                f"{encoder.name} takes even sizes only: the last row or column of {width}x{height} is repeated."
-            )
-            height, width = height + height % 2, width + width % 2
-        self._size = height, width
+        self._size = _coded_size(encoder.name, (height, width))
+        if self._size != (height, width):
+            coded = f"{self._size[1]}x{self._size[0]}"
+            self._notes.append(f"{encoder.name} cannot code {width}x{height}: the edge is repeated to {coded}.")
+        height, width = self._size
         try:
             stream = container.add_stream(encoder.name, rate=info.fps or Fraction(25))
         except ValueError as error:
@@ -260,7 +260,8 @@ class PyAVSink:
             if info.rotation or info.mirrored:
                 stream.set_display_rotation(info.rotation, hflip=info.mirrored)
         elif info.rotation or info.mirrored:
-            self._notes.append(f"A {Path(self._name).suffix} file has no rotation tag: the pictures are turned upright.")
+            suffix = Path(self._name).suffix
+            self._notes.append(f"A {suffix} file has no rotation tag: the pictures are turned upright.")
         if self._tracks is not None:
             self._tracks.attach(container, stream)
         self._open_encoder(encoder)
@@ -286,6 +287,8 @@ class PyAVSink:
                 chosen["auto-alt-ref"] = "0"  # libvpx cannot combine it with alpha
         elif name == "prores_ks":
             chosen.setdefault("profile", "4" if "444" in self._pix_fmt else "2")
+        elif name == "ffv1" and min(self._size) < 16:
+            chosen["slices"] = "1"  # the default number is more than there are rows
         elif name == "libx265":
             chosen["x265-params"] = ":".join(["log-level=error", *_hdr(self._info.mastering, name)])
         elif name == "libx264" and self._info.mastering:
@@ -368,7 +371,8 @@ class PyAVSink:
         return plane, plane
 
     def _mux(self, picture: VideoFrame | None) -> None:
-        assert self._stream is not None and self._container is not None
+        assert self._stream is not None
+        assert self._container is not None
         for packet in self._stream.encode(picture):
             time = packet.dts if packet.dts is not None else packet.pts
             if time is not None:
@@ -436,6 +440,13 @@ class PyAVSink:
             raise
         except (av.error.FFmpegError, OSError) as error:
             raise _sink_error(self._name, error) from error
+
+
+def _coded_size(encoder: str, size: Size) -> Size:
+    """Return the next size that an encoder takes: 4:2:0 of most must be even."""
+    step, least = (1 if encoder in _ODD_SIZES else 2), _SMALLEST.get(encoder, 1)
+    height, width = (max(-(-length // step) * step, least) for length in size)
+    return height, width
 
 
 def _sink_error(name: str, error: Exception) -> SinkError:
@@ -512,7 +523,7 @@ def _rename_new(path: str, target: str) -> None:
 def _wrap(planes: list[Plane], form: str, size: tuple[int, int]) -> VideoFrame:
     """Return a picture over ``planes``, without a copy if FFmpeg can read them where they are."""
     height, width = size
-    if planes[0].shape == size and (height % 2 == 0 and width % 2 == 0 or "420" not in form):
+    if planes[0].shape == size and ((height % 2 == 0 and width % 2 == 0) or "420" not in form):
         item = planes[0].itemsize
         if all(plane.strides[1] == item and plane.strides[0] > 0 for plane in planes):
             with suppress(BufferError):  # a read-only array cannot be lent that way

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,7 +10,6 @@ import av
 import av.error
 from av.stream import Discard, Disposition
 
-from vidseg.errors import VidsegError
 from vidseg.sources.pyav import open_container, scheme, video_streams
 
 if TYPE_CHECKING:

@@ -27,7 +27,6 @@ from vidseg.frame import Color, Frame, Mastering, Matrix, Plane, Size, StreamInf
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.packet import Packet
-    from av.stream import Stream
     from av.video.stream import VideoStream
 
 TIMEOUT = 15.0
@@ -37,6 +36,8 @@ _LIVE = {"rtsp", "rtsps", "rtmp", "rtmps", "rtmpt", "rtp", "srt", "udp"}
 # Formats whose header says how long the stream is; others are estimates from a bit rate or the file's own end.
 _ANNOUNCED = ("mov,mp4", "matroska", "avi", "flv", "asf")
 _TOO_MANY_ERRORS = 100  # in a row, from the demuxer; a damaged file recovers sooner or never
+# Codecs of which every packet is one picture that is shown, unless it was coded in fields.
+_ONE_TO_ONE = {"h264", "hevc", "mjpeg", "prores", "ffv1"}
 _MATRICES: dict[int, Matrix] = {
     1: "bt709",
     4: "bt601",  # FCC: differs from BT.601 in the third decimal
@@ -146,7 +147,8 @@ class PyAVSource:
         notes = list(self._notes.values())
         repaired = self._clock.repaired if self._clock else 0
         if repaired:
-            notes.append(f"{repaired} timestamp{'s' * (repaired > 1)} missing or out of order in {self.info.name}: mended.")
+            plural = "s were" if repaired > 1 else " was"
+            notes.append(f"{repaired} timestamp{plural} missing or out of order in {self._name}: mended.")
         return tuple(notes)
 
     def __iter__(self) -> Iterator[Frame]:
@@ -229,10 +231,9 @@ class PyAVSource:
         stream, container = self._stream, cast("InputContainer", self._container)
         time_base = _fraction(stream.time_base) or Fraction(1, 90000)
         fps = next(filter(None, map(_fraction, (stream.average_rate, stream.guessed_rate, stream.base_rate))), None)
-        if stream.duration:
-            duration = float(stream.duration * time_base)
-        else:
-            duration = (container.duration or 0) / 1e6
+        if frame.pts is None and frame.duration:  # an elementary stream: its demuxer's rate is made up
+            fps = 1 / (frame.duration * time_base)
+        duration = float(stream.duration * time_base) if stream.duration else (container.duration or 0) / 1e6
         self._clock = _Clock(time_base, fps)
         rotation, mirrored = self._orientation(frame)
         self._target, depth = _target(frame)
@@ -302,20 +303,32 @@ class PyAVSource:
     def _decode_packets(self) -> Iterator[VideoFrame]:
         stream = self._stream
         movie = cast("InputContainer", self._container).format.name.startswith("mov,mp4")
+        one_to_one = stream.codec_context.name in _ONE_TO_ONE
         end: int | None = None
         flushed = False
+        expected = got = 0
         for packet in self._demux():
             flushed = packet.size == 0
             if not flushed:
                 self._packets += 1
                 if packet.pts is not None:
                     end = max(end or packet.pts, packet.pts + (packet.duration or 0))
-                if packet.is_corrupt and movie:  # cut off by the end of the file
+                if packet.is_corrupt:
                     self._corrupt += 1
-                    continue
-            yield from self._pictures(packet)
+                    if movie:  # cut off by the end of the file
+                        continue
+                expected += not packet.is_discard
+            for picture in self._pictures(packet):
+                got += 1
+                one_to_one = one_to_one and not picture.interlaced_frame  # a packet may be a field
+                yield picture
         if not flushed and not self._closed:
-            yield from self._pictures(None)
+            for picture in self._pictures(None):
+                got += 1
+                yield picture
+        if one_to_one:
+            # Pictures whose references were damaged are withheld by the decoder without a word.
+            self._corrupt = max(self._corrupt, expected - got)
         if self._is_short(stream, end):
             self._truncated = True
 
@@ -403,7 +416,7 @@ class PyAVSource:
                 return _view(picture, 0, 8), *self._neutral_chroma()
             if name in ("gray10le", "gray12le", "gray16le") and info.depth == 10:
                 luma = _view(picture, 0, 16)
-                return luma >> (int(name[4:6]) - 10), *self._neutral_chroma()
+                return cast(Plane, luma >> (int(name[4:6]) - 10)), *self._neutral_chroma()
         picture = self._convert(picture, color)
         y, u, v = (_view(picture, index, info.depth) for index in range(3))
         return y, u, v
@@ -435,8 +448,11 @@ class PyAVSource:
         return self._neutral, self._neutral
 
     def _color(self, frame: VideoFrame) -> Color:
-        key = (frame.colorspace, frame.color_range, frame.color_primaries, frame.color_trc, frame.height)
-        key += (frame.format.is_rgb, frame.format.name.startswith(("yuvj", "gray")))
+        key = (
+            *(frame.colorspace, frame.color_range, frame.color_primaries, frame.color_trc, frame.height),
+            frame.format.is_rgb,
+            frame.format.name.startswith(("yuvj", "gray")),
+        )
         color = self._colors.get(key)
         if color is None:
             color = self._colors[key] = self._make_color(frame)
@@ -455,7 +471,8 @@ class PyAVSource:
         elif color.primaries == 9:
             guess = "bt2020"
         if code not in _MATRICES and not frame.format.name.startswith("gray"):
-            why = "does not say which matrix its colours use" if code in (0, 2, 3) else f"uses the unusual matrix {code}"
+            unsaid = code in (0, 2, 3)
+            why = "does not say which matrix its colours use" if unsaid else f"uses the unusual matrix {code}"
             self._note("matrix", f"{self._name} {why}: taken for {words[guess]}.")
         full = range_code == 2 or (range_code == 0 and frame.format.name.startswith(("yuvj", "gray")))
         return replace(
@@ -517,7 +534,8 @@ class _Deinterlacer:
             f"video_size={picture.width}x{picture.height}:pix_fmt={picture.format.name}:"
             f"time_base={time_base.numerator}/{time_base.denominator}:pixel_aspect=1/1{color}",
         )
-        graph.link_nodes(source, graph.add("bwdif", "mode=send_frame:parity=auto:deint=interlaced"), graph.add("buffersink"))
+        bwdif = graph.add("bwdif", "mode=send_frame:parity=auto:deint=interlaced")
+        graph.link_nodes(source, bwdif, graph.add("buffersink"))
         graph.configure()
 
     def fits(self, picture: VideoFrame) -> bool:
@@ -651,7 +669,10 @@ def _reading(url: str) -> Iterator[None]:
         raise SourceError(f"{url} did not answer within {TIMEOUT:.0f} seconds.", url=url) from error
     except av.error.InvalidDataError as error:
         if not scheme(url) and _lacks_index(url):
-            message = f"{url} is cut off: its index (moov) is missing; copy or record it again, or mend it with a tool such as untrunc."
+            message = (
+                f"{url} is cut off: its index (moov) is missing; "
+                "copy or record it again, or mend it with a tool such as untrunc."
+            )
         else:
             message = f"{url} is not a video, or it is damaged beyond reading."
         raise SourceError(message, url=url) from error
