@@ -54,17 +54,17 @@ def main() -> None:
 def camera_move(portrait: npt.NDArray[Any]) -> Iterator[npt.NDArray[np.uint8]]:
     """Yield the frames of a slow move towards the face and back, as a hand would hold the camera.
 
-    The window starts as wide as the picture. Every frame is sampled once from the picture at sub-pixel positions.
+    Every frame is sampled once from the picture, at sub-pixel positions.
     """
     height, width = SIZE
-    widest, narrowest = 510.0, 404.0
+    widest, narrowest = 458.0, 384.0
     for index in range(FRAMES):
         turn = 2 * np.pi * index / FRAMES
         nearness = (1 - np.cos(turn)) / 2
         across = widest + (narrowest - widest) * nearness
         scale = across / width
-        # The centre of the window moves from the middle of the top to the face; sways are a few pixels.
-        x = 256 - 26 * nearness + 9 * nearness * np.sin(2 * turn + 0.6)
+        # The person stands left of the middle; the sways are a few pixels, and zero where the clip begins anew.
+        x = 281 - 7 * nearness + 9 * nearness * np.sin(2 * turn + 0.6)
         y = scale * height / 2 + 2 + nearness * (2 + 2 * np.sin(3 * turn))
         matrix = np.array([[scale, 0, x - scale * (width - 1) / 2], [0, scale, y - scale * (height - 1) / 2]])
         yield np.asarray(
