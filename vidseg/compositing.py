@@ -10,10 +10,10 @@ from vidseg import kernels
 from vidseg.color import black
 from vidseg.frame import Frame, FullAlpha, Plane, allocate
 
-_REACH = 3
-"""Blocks to every side from which the colours of person and room are taken."""
-_WEIGHTS = ((np.arange(256) / 255) ** 3).astype(np.float32)
-"""Of a pixel in the person's colour by its alpha: steep, as half of what is seen through hair is the room."""
+_REACH, _FAR = 2, 5
+"""Blocks, and pairs of blocks, to every side from which the colours of person and room are taken."""
+_TRUST = np.float32(5)
+"""How many blocks of its own the sure person farther away counts as, where alpha is soft."""
 
 
 def composite(foreground: Frame, background: Frame, alpha: FullAlpha, *, decontaminate: bool = True) -> Frame:
@@ -74,8 +74,9 @@ def _render(front: Frame, back: Frame | None, alpha: FullAlpha, clean: bool) -> 
         if not clean:
             kernels.blend(*over, *under, *parts, kinds, block, target)
             continue
+        tall, wide = plane.shape
         colours = kernels.estimate_colours(
-            *over, *plane.shape, *parts, kinds, wanted, near, block, _REACH, _WEIGHTS, empty[index]
+            *over, tall, wide, *parts, kinds, wanted, near, block, _REACH, _FAR, _TRUST, top, empty[index]
         )
         kernels.blend_clean(*over, *under, *parts, kinds, block, colours, top, empty[index], target)
     return out

@@ -172,8 +172,8 @@ def draw_lines(
 ) -> None:
     """Fill ``out`` with the alpha that ``lines``, interpolated, give for each sample of ``luma``.
 
-    ``rows[y]`` is the line above sample row ``y`` and ``row_parts[y]`` how far it lies to the next, likewise ``columns``.
-    Alpha at ``low`` becomes 0 and at ``high`` 255. Where the four lines around are flat nothing is computed.
+    ``rows[y]`` is the line above sample row ``y`` and ``row_parts[y]`` how far it lies to the next, likewise
+    ``columns``. Alpha at ``low`` becomes 0, at ``high`` 255. Where the four lines around are flat nothing is computed.
     """
     height, width = out.shape
     last_row, last_column = lines.shape[1] - 1, lines.shape[2] - 1
@@ -299,7 +299,7 @@ def halve_alpha(
 ) -> npt.NDArray[np.uint8]:
     """Return the alpha of 4:2:0 chroma, the rounded mean of two by two; blocks that are not EDGE are left undefined.
 
-    The mean sits half a luma pixel to the right of chroma that is sited left, as MPEG's is; on soft edges nobody sees it.
+    The mean sits half a luma pixel to the right of chroma that is sited left, as MPEG's is: not seen on soft edges.
     """
     out = np.empty(((height + 1) // 2, (width + 1) // 2), np.uint8)
     for j in range(kinds.shape[0]):
@@ -331,7 +331,7 @@ def blend(
     block: int,
     out: Samples,
 ) -> None:
-    """Fill the plane ``out`` with ``alpha * front + (1 - alpha) * back``, rounded; ``block`` is of this plane's size."""
+    """Fill the plane ``out`` with ``alpha * front + (1 - alpha) * back``, rounded; ``block`` counts its own samples."""
     height, width = out.shape
     share = _ONE / _TOP
     for j in range(kinds.shape[0]):
@@ -374,62 +374,103 @@ def estimate_colours(
     near: npt.NDArray[np.uint8],
     block: int,
     reach: int,
-    weights: Floats,
+    far: int,
+    trust: np.float32,
+    top: np.float32,
     empty: np.float32,
 ) -> Floats:
     """Return float32 ``(tall, wide, 2)``: one sample of the person and of the room, around each block.
 
-    Means of ``plane`` over ``reach`` blocks to every side, weighted by ``weights[alpha]`` and ``weights[255 - alpha]``.
-    Computed where ``wanted`` is EDGE, from blocks where ``near`` is EDGE. A person that is hardly there has the colour
-    ``empty``, or, where that is negative, the mean of all.
+    The pair that explains best, by least squares, the samples within ``reach`` blocks as ``alpha`` of one and the rest
+    of the other. Drawn, as if by ``trust`` blocks more, to the mean of the sure person within ``far`` pairs of blocks,
+    which decides where there is nothing but a few hairs; a person without sure pixels has the sample ``empty`` or,
+    where that is negative, the mean of all. Computed where ``wanted`` is EDGE; ``near`` is EDGE within ``reach`` of it.
     """
     tall, wide = kinds.shape
-    sums, across = np.zeros((tall, wide, 4), np.float32), np.zeros((tall, wide, 4), np.float32)
+    # By block: alpha * alpha, alpha * rest, rest * rest, alpha * sample, rest * sample, sure, sure * sample.
+    sums = np.empty((tall, wide, 8), np.float32)
+    coarse = np.zeros(((tall + 1) // 2, (wide + 1) // 2, 2), np.float32)
+    coarse_across = np.zeros(coarse.shape, np.float32)
     out = np.zeros((tall, wide, 2), np.float32)
+    share = _ONE / _TOP
+    two = np.float32(2)
     for j in range(tall):
         for i in range(wide):
-            if near[j, i] != EDGE:
+            # Of the person far from any edge one block in four is enough.
+            if near[j, i] != EDGE and (kinds[j, i] != PERSON or (i | j) & 1):
                 continue
-            person, person_weight, room, room_weight = _ZERO, _ZERO, _ZERO, _ZERO
             left, right = i * block, min((i + 1) * block, width)
-            for y in range(j * block, min((j + 1) * block, height)):
-                samples = plane[y * stride + left : y * stride + right]
-                if kinds[j, i] != EDGE:
-                    for x in range(len(samples)):
-                        room += np.float32(samples[x])
-                    room_weight += np.float32(right - left)
-                else:
+            bottom = min((j + 1) * block, height)
+            # Every second row is enough for a mean.
+            into = sums[j, i]
+            for which in range(8):
+                into[which] = _ZERO
+            if kinds[j, i] == EDGE:
+                aa, ab, bb, a_sample, b_sample, sure, sure_sample = _ZERO, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO
+                for y in range(j * block, bottom, 2):
+                    samples = plane[y * stride + left : y * stride + right]
                     parts = alpha[y * alpha_stride + left : y * alpha_stride + right]
                     for x in range(len(samples)):
-                        sample, part = np.float32(samples[x]), parts[x]
-                        weight, other = weights[part], weights[255 - part]
-                        person += weight * sample
-                        person_weight += weight
-                        room += other * sample
-                        room_weight += other
-            if kinds[j, i] == PERSON:
-                person, person_weight, room, room_weight = room, room_weight, person, person_weight
-            sums[j, i, 0], sums[j, i, 1], sums[j, i, 2], sums[j, i, 3] = person, person_weight, room, room_weight
+                        sample, part = np.float32(samples[x]), np.float32(parts[x]) * share
+                        rest, weight = _ONE - part, part * part
+                        aa += weight
+                        ab += part * rest
+                        bb += rest * rest
+                        a_sample += part * sample
+                        b_sample += rest * sample
+                        weight *= weight * weight
+                        sure += weight
+                        sure_sample += weight * sample
+                into[0], into[1], into[2] = two * aa, two * ab, two * bb
+                into[3], into[4] = two * a_sample, two * b_sample
+                into[5], into[6] = two * sure, two * sure_sample
+            else:
+                value, count = _ZERO, _ZERO
+                for y in range(j * block, bottom, 2):
+                    samples = plane[y * stride + left : y * stride + right]
+                    for x in range(len(samples)):
+                        value += np.float32(samples[x])
+                    count += two * np.float32(len(samples))
+                value *= two
+                if kinds[j, i] == PERSON:
+                    into[0], into[3], into[5], into[6] = count, value, count, value
+                else:
+                    into[2], into[4] = count, value
+            coarse[j // 2, i // 2, 0] += into[5]
+            coarse[j // 2, i // 2, 1] += into[6]
+    for j in range(coarse.shape[0]):
+        for i in range(coarse.shape[1]):
+            for other in range(max(i - far, 0), min(i + far + 1, coarse.shape[1])):
+                coarse_across[j, i, 0] += coarse[j, other, 0]
+                coarse_across[j, i, 1] += coarse[j, other, 1]
+    area = np.float32(block * block)
+    total = np.empty(8, np.float32)
     for j in range(tall):
         for i in range(wide):
-            if near[j, i] == EDGE:
+            if wanted[j, i] != EDGE:
+                continue
+            for which in range(8):
+                total[which] = _ZERO
+            for other_j in range(max(j - reach, 0), min(j + reach + 1, tall)):
                 for other_i in range(max(i - reach, 0), min(i + reach + 1, wide)):
-                    for which in range(4):
-                        across[j, i, which] += sums[j, other_i, which]
-    least = np.float32(block * block) * np.float32(1e-3)
-    for j in range(tall):
-        for i in range(wide):
-            if wanted[j, i] == EDGE:
-                person, person_weight, room, room_weight = _ZERO, _ZERO, _ZERO, _ZERO
-                for other_j in range(max(j - reach, 0), min(j + reach + 1, tall)):
-                    person += across[other_j, i, 0]
-                    person_weight += across[other_j, i, 1]
-                    room += across[other_j, i, 2]
-                    room_weight += across[other_j, i, 3]
-                mean = (person + room) / (person_weight + room_weight)
-                fallback = mean if empty < _ZERO else empty
-                out[j, i, 0] = (person + least * fallback) / (person_weight + least)
-                out[j, i, 1] = (room + least * mean) / (room_weight + least)
+                    summands = sums[other_j, other_i]
+                    for which in range(8):
+                        total[which] += summands[which]
+            sure, sure_sample = _ZERO, _ZERO
+            for other in range(max(j // 2 - far, 0), min(j // 2 + far + 1, coarse.shape[0])):
+                sure += coarse_across[other, i // 2, 0]
+                sure_sample += coarse_across[other, i // 2, 1]
+            mean = (total[3] + total[4]) / (total[0] + two * total[1] + total[2])
+            hint = area * np.float32(1e-3)
+            person = (sure_sample + hint * (mean if empty < _ZERO else empty)) / (sure + hint)
+            room = (total[4] + hint * mean) / (total[1] + total[2] + hint)
+            weight = area * trust
+            aa, bb = total[0] + weight, total[2] + hint
+            a_sample, b_sample = total[3] + weight * person, total[4] + hint * room
+            scale = _ONE / (aa * bb - total[1] * total[1])
+            person = (a_sample * bb - b_sample * total[1]) * scale
+            room = (b_sample * aa - a_sample * total[1]) * scale
+            out[j, i, 0], out[j, i, 1] = min(max(person, _ZERO), top), min(max(room, _ZERO), top)
     return out
 
 
@@ -451,8 +492,8 @@ def blend_clean(
     """Fill the plane ``out`` as ``blend`` does, with the room's colour taken out of ``front`` in EDGE blocks.
 
     There ``front`` becomes ``person + alpha * (front - alpha * person - (1 - alpha) * room)``, ``person`` and ``room``
-    being ``colours`` interpolated between blocks. Unless ``empty`` is negative that is the result, nothing is blended and
-    ROOM becomes ``empty``.
+    being ``colours`` interpolated between blocks. Unless ``empty`` is negative that is the result: nothing is blended
+    and ROOM becomes ``empty``.
     Forte and Pitié, "Approximate Fast Foreground Colour Estimation", ICIP 2021.
     """
     height, width = out.shape

@@ -21,8 +21,8 @@ def refine(alpha: Alpha, frame: Frame, guide: npt.NDArray[np.uint8] | None = Non
     """Return ``alpha`` at the size of ``frame``, led by its luma.
 
     Around each small pixel alpha is a line over luma, which is found on the small pictures and drawn with the full-size
-    luma: the fast guided filter (He and Sun, "Fast Guided Filter", 2015). Unlike there a line goes through its pixel's own
-    alpha, so that nothing gets softer than the network made it; measured, that halves the error of bilinear upsampling.
+    luma: the fast guided filter (He and Sun, "Fast Guided Filter", 2015). Unlike there a line goes through its pixel's
+    own alpha, so nothing gets softer than the network made it; that measured half the error of bilinear upsampling.
 
     Args:
         alpha: float32 ``(h, w)`` in [0, 1]; NaN counts as 0.
@@ -37,7 +37,8 @@ def refine(alpha: Alpha, frame: Frame, guide: npt.NDArray[np.uint8] | None = Non
     alpha = np.ascontiguousarray(alpha, np.float32)
     if height < small_height or width < small_width:
         small = shrink(np.nan_to_num(alpha, posinf=1), (height, width))
-        return np.rint(np.clip((small - _LOW) / (_HIGH - _LOW), 0, 1) * 255).astype(np.uint8)
+        steep = np.clip((small - _LOW) / (_HIGH - _LOW), 0, 1)
+        return np.asarray(np.rint(steep * 255), np.uint8)
     unit = np.float32(1 / (255 * 2 ** (frame.depth - 8)))
     small_luma = shrink(luma, alpha.shape) * unit if guide is None else guide * np.float32(1 / 255)  # type: ignore[type-var]
     lines = kernels.edge_lines(alpha, np.ascontiguousarray(small_luma, np.float32), _SMOOTHNESS, _LOW, _HIGH)
