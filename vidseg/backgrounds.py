@@ -215,13 +215,13 @@ class BlurBackground:
         radius = self._radius * shorter
         if radius < 0.5:
             return replace(frame, alpha=None)
-        # Small enough that the disc is 2.5 to 5 pixels in radius: quick, and still smooth when enlarged.
-        factor = 2 ** max(0, math.floor(math.log2(radius / 2.5)))
-        size = -(-frame.size[0] // factor), -(-frame.size[1] // factor)
+        # So small that the disc is 2.2 pixels in radius: quick, and just still smooth when enlarged.
+        factor = max(2.0, radius / 2.2)
+        size = math.ceil(frame.size[0] / factor), math.ceil(frame.size[1] / factor)
         small = _blurred_room(frame, alpha, size, radius / factor, reach=max(1, round(0.006 * shorter / factor)))
         planes = allocate(frame.size, frame.depth, frame.subsampled)
-        for index, plane in enumerate(planes):
-            samples = np.clip(np.rint(small[..., index]), 0, 2**frame.depth - 1).astype(plane.dtype)
+        for blurred, plane in zip(small, planes, strict=True):
+            samples = np.clip(np.rint(blurred), 0, 2**frame.depth - 1).astype(plane.dtype)
             _resize(samples, plane.shape, plane)
         return replace(frame, planes=planes, alpha=None)
 
@@ -229,8 +229,8 @@ class BlurBackground:
         """Do nothing."""
 
 
-def _blurred_room(frame: Frame, alpha: FullAlpha, size: Size, radius: float, reach: int) -> Array:
-    """Return the blurred room, ``(*size, 3)`` in the numbers of the frame's planes.
+def _blurred_room(frame: Frame, alpha: FullAlpha, size: Size, radius: float, reach: int) -> list[Array]:
+    """Return the blurred room, three planes of ``size`` in the numbers of the frame's.
 
     Args:
         frame: Not changed.
@@ -239,33 +239,39 @@ def _blurred_room(frame: Frame, alpha: FullAlpha, size: Size, radius: float, rea
         radius: Of the disc, in its pixels.
         reach: By how many of its pixels the people are widened: an alpha ends before the last of a person's light does.
     """
-    room = np.empty((*size, 4), np.float32)
-    for index, plane in enumerate(frame.planes):
-        room[..., index] = shrink(plane, size)  # type: ignore[type-var]
+    room: list[Array] = [shrink(plane, size).astype(np.float32) for plane in frame.planes]  # type: ignore[type-var]
     people = cv2.dilate(shrink(alpha, size), np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
     # A mean alpha of 1/64, which is one pixel of an 8x8 block, is enough to leave it out.
-    weight = np.clip(1 - people.astype(np.float32) * np.float32(64 / 255), 0, 1)
-    bright = room[..., 0] * np.float32(1 / (2**frame.depth - 1))
-    weight *= np.float32(0.2) + bright * bright
-    room[..., :3] *= weight[..., None]
-    room[..., 3] = weight
-
-    total = room.mean(axis=(0, 1), dtype=np.float64)
-    matrix, offset = ycbcr_matrix(frame.color, frame.depth)
-    grey = matrix @ np.full(3, 0.5) + offset
-    whole = total[:3] / total[3] if total[3] > 1e-6 else grey
+    free = np.clip(1 - people.astype(np.float32) * np.float32(64 / 255), 0, 1)
+    bright = room[0] * np.float32(1 / (2**frame.depth - 1))
+    weight = free * (np.float32(0.2) + bright * bright)
+    for plane in room:
+        plane *= weight
 
     few = max(1, size[0] // 4), max(1, size[1] // 4)
-    wide = cv2.GaussianBlur(_resize(room, few), (0, 0), max(radius, 0.5), borderType=cv2.BORDER_REPLICATE)
-    wide = _resize(_mean(wide, whole.astype(np.float32)), size)
-    near = cv2.filter2D(room, -1, _disc(radius), borderType=cv2.BORDER_CONSTANT)
-    return _mean(near, wide)
-
-
-def _mean(room: Array, otherwise: Array) -> Array:
-    """Return the means in ``room`` (weighted samples and weight), or ``otherwise`` where the weight is next to 0."""
+    disc = _disc(radius)
+    total = float(weight.mean())
+    wide_weight, near_weight = _wide(weight, few, radius), _near(weight, disc)
+    # A disc that sees only few pixels of the room makes way for the wider look, little by little.
+    trusted = np.clip(_near(free, disc) * np.float32(5), 0, 1)
+    near_weight = trusted / np.maximum(near_weight, np.float32(1e-6))
     little = np.float32(0.004)
-    return (room[..., :3] + little * otherwise) / (room[..., 3:] + little)
+    matrix, offset = ycbcr_matrix(frame.color, frame.depth)
+    for index, (plane, grey) in enumerate(zip(room, matrix @ np.full(3, 0.5) + offset, strict=True)):
+        whole = np.float32(plane.mean() / total if total > 1e-6 else grey)
+        wide = _resize((_wide(plane, few, radius) + little * whole) / (wide_weight + little), size)
+        room[index] = wide * (1 - trusted) + _near(plane, disc) * near_weight
+    return room
+
+
+def _wide(plane: Array, size: Size, radius: float) -> Array:
+    """Return a plane at a quarter of its size and blurred there."""
+    return cv2.GaussianBlur(_resize(plane, size), (0, 0), max(radius, 0.5), borderType=cv2.BORDER_REPLICATE)
+
+
+def _near(plane: Array, disc: Array) -> Array:
+    """Return a plane blurred with the disc; beyond its edges is nothing."""
+    return cv2.filter2D(plane, -1, disc, borderType=cv2.BORDER_CONSTANT)
 
 
 def _disc(radius: float) -> Array:
