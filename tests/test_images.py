@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from vidseg.decoding import read_picture
 from vidseg.errors import OutputExistsError, SinkError, SourceError, SourceNotFoundError
 from vidseg.images import process_pictures
+from vidseg.pipeline import Interrupted
 from vidseg.segmenter import Segmenter
 from vidseg.sinks.pictures import encode_picture
 from vidseg.testing import ConstantEngine
@@ -203,6 +205,9 @@ def test_a_folder_of_broken_pictures_is_an_error(tmp_path):
         ("a.png", "link.png", "#fff", SinkError, "which is read"),
         ("full", "full", "#fff", SinkError, "which is read"),
         ("a.png", "there.png", "#fff", OutputExistsError, "exists"),
+        ("a" * 300 + ".png", "out.png", "#fff", SourceNotFoundError, "does not exist"),
+        ("a.png", "o" * 300 + ".png", "#fff", SinkError, "too long"),
+        ("full", "o" * 300, "#fff", SinkError, "too long"),
         ("a.png", "missing/out.png", "#fff", SinkError, "does not exist"),
         ("a.png", "text.png/out.png", "#fff", SinkError, "does not exist"),
         ("full", "out.png", "#fff", SinkError, "name a folder"),
@@ -238,6 +243,30 @@ def test_to_overwrite_is_allowed_when_asked_for(tmp_path):
     (tmp_path / "out.png").write_text("old")
     process_pictures(str(tmp_path / "a.png"), str(tmp_path / "out.png"), "#fff", constant(0.0), overwrite=True)
     assert read_picture(tmp_path / "out.png").rgb.min() == 255
+
+
+class SlowEngine(ConstantEngine):
+    def infer(self, src):
+        time.sleep(0.04)
+        return super().infer(src)
+
+
+def test_ctrl_c_keeps_what_is_whole(tmp_path):
+    (tmp_path / "in").mkdir()
+    for number in range(30):
+        save(tmp_path / "in" / f"{number}.png", room()[0])
+
+    def pressed(progress):
+        if progress.frames:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted) as caught:
+        process_pictures(
+            str(tmp_path / "in"), f"{tmp_path}/out", "#fff", lambda: Segmenter(engine=SlowEngine()), progress=pressed
+        )
+    assert caught.value.partial == str(tmp_path / "out.partial")
+    assert sorted(os.listdir(tmp_path)) == ["in", "out.partial"]
+    assert 1 <= len(os.listdir(tmp_path / "out.partial")) < 30
 
 
 @pytest.mark.parametrize("background", ["#00ff00", "transparent", "blur", None])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -19,7 +20,7 @@ from vidseg.frame import RGB, Frame, StreamInfo
 from vidseg.pipeline import Pipeline, Progress, Stats
 from vidseg.segmenter import Segmenter
 from vidseg.sinks import Content
-from vidseg.sinks.pictures import SUFFIXES, HiddenFolder, encode_picture, to_depth, to_grey, to_rgb
+from vidseg.sinks.pictures import SUFFIXES, HiddenFolder, encode_picture, to_depth, to_grey, to_rgb, writing
 from vidseg.sources.pictures import list_pictures, to_frame
 
 _INSTANT = Fraction(1, 10**9)  # seconds from one picture to the next: before a video, all of them get its beginning
@@ -62,14 +63,15 @@ def process_pictures(
         Interrupted: Ctrl-C; what was done of a folder is in a ``.partial`` folder.
     """
     paths = list_pictures(source)
-    alone = Path(source).is_file()
+    alone = os.path.isfile(source)
     with ExitStack() as stack:
         behind = None if background is None else stack.enter_context(closing(open_background(background, fit)))
         content: Content = "grey" if behind is None else "opaque"
         if isinstance(behind, TransparentBackground):
             content = "transparent"
         folder, names = _names(paths, alone, output, content)
-        _check(paths, folder, names, output, overwrite)
+        with writing(output):
+            _check(paths, folder, names, output, overwrite)
         album = _Album(paths, source, alone)
         segmenter = stack.enter_context(closing(open_segmenter()))
         compositor = Compositor(segmenter, behind, decontaminate=decontaminate)
@@ -83,7 +85,7 @@ def _names(paths: list[Path], alone: bool, output: str, content: Content) -> tup
     """Return the folder of the output and the name of each picture in it."""
     path = Path(output).absolute()
     suffix = path.suffix.lower()
-    into_folder = output.endswith(("/", os.sep)) or path.is_dir() or not suffix
+    into_folder = output.endswith(("/", os.sep)) or os.path.isdir(path) or not suffix
     if not into_folder and suffix not in SUFFIXES:
         raise SinkError(f"{output} cannot be written: name a .png, .webp or .jpg file, or a folder", url=output)
     if not into_folder and not alone:
@@ -91,7 +93,7 @@ def _names(paths: list[Path], alone: bool, output: str, content: Content) -> tup
     if not into_folder:
         if content == "transparent" and suffix in (".jpg", ".jpeg"):
             raise SinkError(f"{output} cannot be transparent: JPEG has no alpha, write PNG or WebP", url=output)
-        if not path.parent.is_dir():
+        if not os.path.isdir(path.parent):
             raise SinkError(f"{output} cannot be written: the folder {path.parent} does not exist", url=output)
         return path.parent, [path.name]
     names: list[str] = []
@@ -198,7 +200,9 @@ class _Pages:
 
 def _profile(path: Path) -> bytes:
     """Return the ICC profile of an RGB picture."""
-    with Image.open(path) as image:
-        profile = image.info.get("icc_profile") or b""
-    # A profile of grey samples is none of the RGB that was made of them (ICC.1, header bytes 16 to 19).
-    return bytes(profile) if profile[16:20] == b"RGB " else b""
+    with warnings.catch_warnings(action="ignore"), suppress(Image.DecompressionBombError):  # only the header is read
+        with Image.open(path) as image:
+            profile = bytes(image.info.get("icc_profile") or b"")
+        # A profile of grey samples is none of the RGB that was made of them (ICC.1, header bytes 16 to 19).
+        return profile if profile[16:20] == b"RGB " else b""
+    return b""

@@ -37,7 +37,7 @@ def is_pictures(url: str) -> bool:
     path = Path(url)
     if _NUMBER.search(path.name) and path.suffix.lower() in SUFFIXES:
         return True
-    return url.endswith(("/", os.sep)) or not path.suffix or path.is_dir()
+    return url.endswith(("/", os.sep)) or not path.suffix or os.path.isdir(url)
 
 
 def encode_picture(
@@ -187,7 +187,7 @@ class PictureSink:
             raise SinkError(f"{url} is a folder of pictures, which has no codec: leave out {options.codec}", url=url)
         if options.content == "transparent" and self._suffix in (".jpg", ".jpeg"):
             raise SinkError(f"{url} cannot be transparent: JPEG has no alpha, write PNG or WebP", url=url)
-        if numbered and not self._folder.is_dir():
+        if numbered and not os.path.isdir(self._folder):
             raise SinkError(f"{url} cannot be written: the folder {self._folder} does not exist", url=url)
         with writing(url):
             if self._folder.is_dir() and not options.overwrite:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -32,9 +33,9 @@ def is_pictures(url: str) -> bool:
     if "://" in url:
         return False
     path = Path(url)
-    if path.is_dir():
+    if os.path.isdir(url):  # os.path, as pathlib raises for a folder that may not be entered
         return True
-    if not path.is_file():
+    if not os.path.isfile(url):
         return path.suffix.lower() in SUFFIXES or _is_glob(path.name)
     try:
         with path.open("rb") as file:
@@ -59,11 +60,11 @@ def list_pictures(url: str) -> list[Path]:
         SourceNotFoundError: There is no such file or folder, or no file fits the pattern.
         SourceError: The folder holds no picture.
     """
-    path = Path(url)
-    if path.is_file():
+    path, folder = Path(url), os.path.isdir(url)
+    if os.path.isfile(url):
         return [path]
     try:
-        if path.is_dir():
+        if folder:
             found = [p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
         elif _NUMBER.search(path.name):
             first, last = _NUMBER.split(path.name, maxsplit=1)
@@ -73,14 +74,14 @@ def list_pictures(url: str) -> list[Path]:
             found = list(path.parent.glob(path.name))
         else:
             raise SourceNotFoundError(f"{url} does not exist: check the name", url=url)
-        found = [p for p in found if p.is_file()]
+        found = [p for p in found if os.path.isfile(p)]
     except (FileNotFoundError, NotADirectoryError) as error:
         if isinstance(error, SourceNotFoundError):
             raise
         raise SourceNotFoundError(f"{path.parent} does not exist: check the name of the folder", url=url) from error
     except OSError as error:
         raise SourceError(f"{url} cannot be read: {error.strerror or error}", url=url) from error
-    if not found and path.is_dir():
+    if not found and folder:
         raise SourceError(f"{url} holds no picture: put PNG, JPEG, WebP, TIFF or BMP files there", url=url)
     if not found:
         raise SourceNotFoundError(f"No file fits {url}: check the pattern", url=url)
