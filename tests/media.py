@@ -38,12 +38,17 @@ def planes(index: int, size: tuple[int, int] = (48, 64), depth: int = 8) -> tupl
     return y, u, v
 
 
+def sample_depth(pix_fmt: str) -> int:
+    """Return the depth of the samples from which a picture in ``pix_fmt`` is made: 8 or 10."""
+    return 10 if pix_fmt.endswith("le") else 8
+
+
 def picture(index: int, size: tuple[int, int] = (48, 64), pix_fmt: str = "yuv420p") -> av.VideoFrame:
     """Return ``planes`` as a picture of PyAV, in ``pix_fmt``."""
-    deep = "10" in pix_fmt or "12" in pix_fmt
-    form = "yuv420p10le" if deep else "yuv420p"
+    depth = sample_depth(pix_fmt)
+    form = "yuv420p10le" if depth == 10 else "yuv420p"
     frame = av.VideoFrame(size[1], size[0], form)
-    for plane, data in zip(frame.planes, planes(index, size, 10 if deep else 8), strict=True):
+    for plane, data in zip(frame.planes, planes(index, size, depth), strict=True):
         view = np.ndarray(data.shape, data.dtype, buffer=plane, strides=(plane.line_size, data.itemsize))
         view[:] = data
     return frame if form == pix_fmt else frame.reformat(format=pix_fmt)
@@ -144,6 +149,8 @@ def clip(
             frame = picture(index, size, pix_fmt)
             frame.pts = pts[index] if pts is not None else index
             frame.time_base = time_base or 1 / fps
+            for key, value in (color or {}).items():
+                setattr(frame, key, value)  # some encoders read the tags here
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
         for number, track in enumerate(tracks):

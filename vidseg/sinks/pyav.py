@@ -36,7 +36,6 @@ FORMATS = {
     ".ts": "mpegts",
     ".mts": "mpegts",
     ".m2ts": "mpegts",
-    ".nut": "nut",
 }
 """FFmpeg's muxer for each file type that holds timestamps, tags and sound."""
 ENCODERS = {
@@ -253,9 +252,14 @@ class PyAVSink:
         context.sample_aspect_ratio = 1 / aspect if self._turns % 2 else aspect
         color = info.color
         rgb = color.matrix == "rgb"
-        context.color_range = 1 if rgb else 2 if color.full_range else color.range_code
-        context.colorspace = 1 if rgb else color.matrix_code
-        context.color_primaries, context.color_trc = color.primaries, color.transfer
+        self._tags = {
+            "color_range": 1 if rgb else 2 if color.full_range else color.range_code,
+            "colorspace": 1 if rgb else color.matrix_code,
+            "color_primaries": color.primaries,
+            "color_trc": color.transfer,
+        }
+        for key, value in self._tags.items():
+            setattr(context, key, value)
         if self._format in _TURNED:
             if info.rotation or info.mirrored:
                 stream.set_display_rotation(info.rotation, hflip=info.mirrored)
@@ -335,6 +339,8 @@ class PyAVSink:
                 interpolation="BICUBIC",
                 threads=1,
             )
+        for key, value in self._tags.items():
+            setattr(picture, key, value)  # some encoders read the tags here, not in their context
         picture.pts, picture.time_base, picture.duration = frame.pts, frame.time_base, frame.duration
         return picture
 

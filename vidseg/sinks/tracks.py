@@ -30,7 +30,7 @@ _MP4_KEYS = {
     *("season_number", "media_type", "hd_video", "gapless_playback", "compilation", "track", "disc", "creation_time"),
     *("location", "location-eng"),
 }
-_CHAPTERED = {"mp4", "mov", "matroska", "webm", "nut"}
+_CHAPTERED = {"mp4", "mov", "matroska", "webm"}
 _TEXT = {"subrip", "srt", "ass", "ssa", "mov_text", "webvtt", "text", "ttml"}
 _TEXT_CODEC = {"mp4": "mov_text", "mov": "mov_text", "matroska": "subrip", "webm": "webvtt"}
 _AUDIO_CODEC = {"webm": "libopus"}

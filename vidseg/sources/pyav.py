@@ -667,6 +667,8 @@ def _reading(url: str) -> Iterator[None]:
         raise SourceNotFoundError(f"{url} does not exist (HTTP 404).", url=url) from error
     except av.error.ExitError as error:
         raise SourceError(f"{url} did not answer within {TIMEOUT:.0f} seconds.", url=url) from error
+    except av.error.EOFError as error:
+        raise SourceError(f"{url} holds no frame that can be decoded.", url=url) from error
     except av.error.InvalidDataError as error:
         if not scheme(url) and _lacks_index(url):
             message = (
