@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -171,3 +175,33 @@ def test_idle_engines_cost_nothing(runtime):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert float(done.stdout) < 0.045
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="only x86 has CPUs that overflow")
+def test_int8_does_not_overflow_on_old_cpus():
+    """Without VNNI two products of 8 bits are added in 16: weights of 8 bits overflow there, and people get holes."""
+    opened("openvino", "int8").close()
+    code = (
+        "import sys, numpy as np\n"
+        "from vidseg.engine import open_engine\n"
+        "engine = open_engine(runtime='openvino', precision=sys.argv[1], threads=1)\n"
+        "sys.stdout.buffer.write(engine.infer(np.load(sys.argv[2])).tobytes())\n"
+    )
+    src = pictures(4, SIZES[0])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "src.npy"
+        np.save(path, src)
+        old = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+        alphas = [
+            np.frombuffer(
+                subprocess.run(
+                    [sys.executable, "-c", code, p, str(path)], capture_output=True, check=True, env=old, timeout=120
+                ).stdout,
+                np.float32,
+            )
+            for p in ("fp32", "int8")
+        ]
+    largest, mean = TOLERANCE["openvino", "int8"]
+    difference = np.abs(alphas[0] - alphas[1])
+    assert difference.max() <= largest
+    assert difference.mean() <= mean

@@ -15,13 +15,8 @@ from vidseg.engine import Engine, ModelSpec, Precision, load_spec, open_engine
 from vidseg.errors import EngineError
 from vidseg.frame import Alpha, Color, Frame, Plane, Size
 from vidseg.kernels import to_network
+from vidseg.light import HLG, PQ, convert_light
 from vidseg.resize import shrink_planes
-
-_PQ, _HLG = 16, 18
-_BT2020_TO_BT709 = np.array(
-    [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32
-)
-"""Linear light; ITU-R BT.2087."""
 
 
 class Matte(NamedTuple):
@@ -91,7 +86,7 @@ class Segmenter:
     @property
     def batch(self) -> int:
         """How many frames a call should get where latency does not matter."""
-        return 8
+        return 4
 
     def __call__(self, frames: Sequence[Frame]) -> list[Matte]:
         """Return the matte of each of ``frames``, all of one size, with one call of the engine.
@@ -139,33 +134,13 @@ class Segmenter:
     def _normalised(self, planes: tuple[Plane, Plane, Plane], frame: Frame) -> npt.NDArray[np.float32]:
         """Return the network's input ``(3, h, w)`` for small planes of equal size."""
         mean, std = self._spec.mean, self._spec.std
-        if frame.color.transfer not in (_PQ, _HLG):
+        if frame.color.transfer not in (PQ, HLG):
             return to_network(*planes, *network_affine(frame.color, frame.depth, mean, std))
-        rgb = to_network(*planes, *network_affine(frame.color, frame.depth, (0, 0, 0), (1, 1, 1)))
-        sdr = _to_sdr(rgb.reshape(3, -1), frame.color).reshape(rgb.shape)
-        centre, scale = (np.asarray(triple, np.float32).reshape(3, 1, 1) for triple in (mean, std))
-        return (sdr - centre) / scale
+        # The network knows SDR only. What it would make of PQ's flat greys is anybody's guess.
+        rgb = to_network(*planes, *network_affine(frame.color, frame.depth, (0, 0, 0), (1 / 65535,) * 3))
+        sdr = convert_light(rgb.transpose(1, 2, 0).round().astype(np.uint16), frame.color, Color()) / 65535
+        return ((sdr - mean) / std).transpose(2, 0, 1).astype(np.float32)
 
 
 def _eight_bit(luma: Plane, depth: int) -> npt.NDArray[np.uint8]:
     return (luma >> (depth - 8)).astype(np.uint8)
-
-
-def _to_sdr(rgb: npt.NDArray[np.float32], color: Color) -> npt.NDArray[np.float32]:
-    """Return HDR R'G'B' ``(3, n)`` roughly as an SDR camera would have coded it, which is what the network knows.
-
-    Reference white (203 cd/m2, ITU-R BT.2408) becomes 1, all above it is clipped. Formulas of ITU-R BT.2100.
-    """
-    if color.transfer == _PQ:
-        root = rgb ** np.float32(32 / 2523)
-        light = (np.maximum(root - 107 / 128, 0) / (2413 / 128 - 2392 / 128 * root)) ** np.float32(8192 / 1305)
-        light *= 10_000 / 203
-    else:
-        light = np.where(rgb <= 0.5, rgb**2 / 3, (np.exp((rgb - 0.55991073) / 0.17883277) + 0.28466892) / 12) / 0.26496
-    if color.primaries == 9 or color.matrix == "bt2020":
-        light = _BT2020_TO_BT709 @ light
-    # PQ codes the light of the display, HLG that of the scene: each goes back by its own curve (BT.1886, BT.709).
-    light = np.clip(light, 0, 1)
-    if color.transfer == _PQ:
-        return np.asarray(light ** (1 / 2.4), np.float32)
-    return np.asarray(np.where(light < 0.018, 4.5 * light, 1.099 * light**0.45 - 0.099), np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -12,6 +13,7 @@ import onnxruntime
 from vidseg.engine import ModelSpec, Precision
 from vidseg.errors import EngineError
 from vidseg.frame import Size
+from vidseg.runtimes import checked, cpu_threads
 
 
 def probe() -> str:
@@ -34,32 +36,38 @@ class OrtEngine:
             raise EngineError(f"runtime onnxruntime knows fp32 and int8, not {precision}", runtime="onnxruntime")
         self.runtime = f"onnxruntime {precision} (CPU)"
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or 0
+        options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # Idle threads that spin for the next call would take the encoder's cores.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_free_dimension_override_by_name("H", size[0])
         options.add_free_dimension_override_by_name("W", size[1])
         with self._errors():
             self._session: onnxruntime.InferenceSession | None = onnxruntime.InferenceSession(
                 spec.read(f"onnx-{precision}"), options, providers=["CPUExecutionProvider"]
             )
+        streams = cpu_threads(threads)
+        # The session's own threads spin while they wait, or are slow to start if told not to; these do neither.
+        self._pool = ThreadPoolExecutor(streams, "vidseg-onnxruntime") if streams > 1 else None
 
     def infer(self, src: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return alpha ``(N, h, w)`` for ``src`` ``(N, 3, h, w)``."""
-        if src.shape[1:] != (3, *self.size):
-            raise ValueError(f"this engine takes (N, 3, {self.size[0]}, {self.size[1]}): {src.shape = }")
-        if self._session is None:
+        src = checked(src, self.size)
+        session = self._session
+        if session is None:
             raise EngineError("the engine is closed", runtime=self.runtime)
+
+        def alpha_of(picture: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+            return np.asarray(session.run(["pha"], {"src": picture[None]})[0][0, 0], np.float32)
+
+        side_by_side = self._pool.map if self._pool is not None and len(src) > 1 else map
         with self._errors():
-            # One picture after the other: a batch is no faster on a CPU and needs more memory.
-            outputs = [self._session.run(["pha"], {"src": src[i : i + 1]})[0] for i in range(len(src))]
-        return np.concatenate(outputs)[:, 0]
+            return np.stack(list(side_by_side(alpha_of, src)))
 
     def close(self) -> None:
         """Release the network."""
-        self._session = None
+        if self._pool is not None:
+            self._pool.shutdown()
+        self._session = self._pool = None
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -15,6 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from vidseg.engine import ModelSpec, Precision
 from vidseg.errors import EngineError, ModelMismatchError
 from vidseg.frame import Size
+from vidseg.runtimes import checked
 from vidseg.unet import UNet
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -86,14 +87,13 @@ class TorchEngine:
     @torch.inference_mode()
     def infer(self, src: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return alpha ``(N, h, w)`` for ``src`` ``(N, 3, h, w)``."""
-        if src.shape[1:] != (3, *self.size):
-            raise ValueError(f"this engine takes (N, 3, {self.size[0]}, {self.size[1]}): {src.shape = }")
+        src = checked(src, self.size)
         if self._net is None:
             raise EngineError("the engine is closed", runtime=self.runtime)
         if self._threads is not None and torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)  # PyTorch knows one number for the whole process
         with self._errors():
-            tensor = torch.from_numpy(np.ascontiguousarray(src)).to(self._device, self._dtype)
+            tensor = torch.tensor(src).to(self._device, self._dtype)
             logits = self._net(tensor.contiguous(memory_format=torch.channels_last))
             alpha: npt.NDArray[np.float32] = logits.float().sigmoid()[:, 0].cpu().numpy()
         return alpha

@@ -1,0 +1,131 @@
+"""A module imports only from layers below its own, an adapter one heavy library, and ``import vidseg`` none at all."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "vidseg"
+LAYERS = {
+    0: ("errors", "frame"),
+    1: ("color", "light", "kernels", "engine", "smoothing", "sources", "sinks", "runtimes"),
+    2: ("resize", "decoding", "compositing", "backgrounds", "refine", "unet"),
+    3: ("runtimes.*", "sources.*", "sinks.*"),
+    4: ("segmenter", "pipeline", "live", "testing", "compositor", "jobs", "images"),
+    5: ("integrations", "server", "training", "evaluation", "batch", "training.*"),
+    6: ("", "__main__", "cli", "cli.*", "demo", "demo.*"),
+}
+"""DESIGN.md, section 3. ``x.*`` are the modules inside ``x``; ``""`` is the package itself."""
+HEAVY = {"av", "cv2", "numba", "onnx", "onnxruntime", "openvino", "safetensors", "tensorrt", "torch", "torchvision"}
+MAY_IMPORT = {
+    "kernels": {"numba"},
+    "resize": {"cv2"},
+    "decoding": {"cv2"},
+    "compositing": {"cv2"},
+    "backgrounds": {"cv2"},
+    "refine": {"cv2"},
+    "unet": {"torch"},
+    "runtimes.ort": {"onnxruntime"},
+    "runtimes.openvino": {"openvino"},
+    "runtimes.torch": {"torch", "safetensors"},
+    "sources.pyav": {"av"},
+    "sinks.pyav": {"av"},
+    "sinks.tracks": {"av"},
+    "sources.pictures": {"cv2"},
+    "sinks.pictures": {"cv2"},
+    "demo.scenery": {"cv2"},
+    "demo.make_sample": {"av", "cv2"},
+    "training.__main__": {"torch", "cv2"},
+    "training.data": {"torch", "cv2"},
+    "training.losses": {"torch"},
+    "training.export": {"torch", "cv2", "onnx", "onnxruntime", "safetensors"},
+}
+ADAPTERS_TAKE = {"runtimes.torch": {"unet"}}
+"""What an adapter needs of layer 2: the network that it runs."""
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def layer_of(module: str) -> int | None:
+    parent = module.rpartition(".")[0]
+    for layer, names in LAYERS.items():
+        if module in names or (parent and f"{parent}.*" in names):
+            return layer
+    return None
+
+
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """Return ``(dotted name, whether it is imported when the module is)`` for every import in a file."""
+    found = []
+
+    def visit(node: ast.AST, at_once: bool) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                found.extend((alias.name, at_once) for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                assert child.level == 0, f"{path}: relative import"
+                found.extend((f"{child.module}.{alias.name}", at_once) for alias in child.names)
+            else:
+                typing_only = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
+                inside = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or typing_only
+                visit(child, at_once and not inside)
+
+    visit(ast.parse(path.read_text("utf-8")), True)
+    return found
+
+
+def own_module(name: str) -> str | None:
+    """Return the module of vidseg that ``vidseg.a.b`` means, where ``b`` may be something inside module ``a``."""
+    if name != "vidseg" and not name.startswith("vidseg."):
+        return None
+    name = name.removeprefix("vidseg").removeprefix(".")
+    while name and name not in MODULES:
+        name = name.rpartition(".")[0]
+    return name
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_has_a_layer(module):
+    assert layer_of(module) is not None, f"vidseg.{module} stands in no layer: add it to LAYERS, and to CONTRIBUTING.md"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_only_from_below(module):
+    layer = layer_of(module)
+    for name, at_once in imports(MODULES[module]):
+        other = own_module(name)
+        if other is None or other == module:
+            continue
+        below = layer_of(other)
+        if layer == 3 and below == 2:
+            assert other in ADAPTERS_TAKE.get(module, {"resize", "decoding"}), f"vidseg.{module} imports vidseg.{other}"
+        elif at_once:
+            # Within a layer, modules may use each other; ast and Python both forbid circles.
+            assert below <= layer, f"vidseg.{module} (layer {layer}) imports vidseg.{other} (layer {below})"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_one_heavy_library_at_most(module):
+    heavy = {name.split(".")[0] for name, _ in imports(MODULES[module])} & HEAVY
+    if not module.startswith("cli"):
+        assert heavy <= MAY_IMPORT.get(module, set()), f"vidseg.{module} imports {heavy}"
+
+
+@pytest.mark.parametrize("statement", ["import vidseg", "import vidseg.engine", "import vidseg.cli.main"])
+def test_importing_is_light(statement):
+    code = (
+        f"import sys; {statement}; print(*sorted({{name.split('.')[0] for name in sys.modules}} & set(sys.argv[1:])))"
+    )
+    heavy = {*HEAVY, "openvino_telemetry"}
+    done = subprocess.run([sys.executable, "-c", code, *heavy], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == []
