@@ -29,6 +29,8 @@ Array = npt.NDArray[Any]
 _LOG = logging.getLogger(__name__)
 _LARGEST = 4320, 7680
 """A picture is kept at no more pixels than this (8K), whatever the file has."""
+_ROUNDING = 0.002
+"""Seconds by which a frame of a video may begin too early."""
 _PICTURE_SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif", ".jp2"),
     *(".ppm", ".pgm", ".pnm", ".tga", ".heic", ".heif", ".svg"),
@@ -201,7 +203,7 @@ class BlurBackground:
     behind one, and shows only through soft edges, changes with the mask and can swim a little.
 
     Args:
-        strength: 0 to 100; 100 is a disc whose radius is 7 % of the shorter side, 0 is no blur at all.
+        strength: 0 to 100; 100 is a disc whose radius is 7 % of the shorter side, 0 is the frame as it is.
     """
 
     def __init__(self, strength: float = 50) -> None:
@@ -212,9 +214,9 @@ class BlurBackground:
     def render(self, frame: Frame, alpha: FullAlpha) -> Frame:
         """Return the room of this very frame, blurred."""
         shorter = min(frame.size)
-        radius = self._radius * shorter
-        if radius < 0.5:
+        if self._radius == 0:
             return replace(frame, alpha=None)
+        radius = max(1.0, self._radius * shorter)
         # So small that the disc is 2.2 pixels in radius: quick, and just still smooth when enlarged.
         factor = max(2.0, radius / 2.2)
         size = math.ceil(frame.size[0] / factor), math.ceil(frame.size[1] / factor)
@@ -402,7 +404,8 @@ class VideoBackground:
             self._origin, self._started = time, 0.0
             self._again()
         self._time = time
-        elapsed = time - self._origin
+        # Times that are rounded to milliseconds, in either file, must not make a frame come late or twice.
+        elapsed = time - self._origin + _ROUNDING
         if self._length:
             # Whole rounds in which nothing was asked for are not decoded.
             self._started += max(0.0, (elapsed - self._started) // self._length - 1) * self._length
