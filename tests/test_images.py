@@ -203,7 +203,9 @@ def test_a_folder_of_broken_pictures_is_an_error(tmp_path):
         ("a.png", "a.png", "#fff", SinkError, "which is read"),
         ("a.png", ".", "#fff", SinkError, "which is read"),
         ("a.png", "link.png", "#fff", SinkError, "which is read"),
-        ("full", "full", "#fff", SinkError, "which is read"),
+        ("a.png", "hard.png", "#fff", SinkError, "which is read"),
+        ("full", "full/", "transparent", SinkError, "is the input"),
+        ("full/*.png", "full", "#fff", SinkError, "which is read"),
         ("a.png", "there.png", "#fff", OutputExistsError, "exists"),
         ("a" * 300 + ".png", "out.png", "#fff", SourceNotFoundError, "does not exist"),
         ("a.png", "o" * 300 + ".png", "#fff", SinkError, "too long"),
@@ -223,6 +225,7 @@ def test_mistakes_are_one_sentence_and_change_nothing(tmp_path, monkeypatch, sou
     for name in ("a.png", "there.png", "full/b.png", "full/c.png"):
         save(tmp_path / name, room()[0])
     (tmp_path / "link.png").symlink_to("a.png")
+    (tmp_path / "hard.png").hardlink_to(tmp_path / "a.png")
     (tmp_path / "text.png").write_text("hello")
     (tmp_path / "noext").write_text("hello")
     frames = [Image.fromarray(room()[0]), Image.fromarray(room()[0][:, ::-1])]
@@ -267,6 +270,15 @@ def test_ctrl_c_keeps_what_is_whole(tmp_path):
     assert caught.value.partial == str(tmp_path / "out.partial")
     assert sorted(os.listdir(tmp_path)) == ["in", "out.partial"]
     assert 1 <= len(os.listdir(tmp_path / "out.partial")) < 30
+
+
+def test_a_link_stays_a_link(tmp_path):
+    save(tmp_path / "a.png", room()[0])
+    (tmp_path / "real").mkdir()
+    (tmp_path / "out.png").symlink_to(tmp_path / "real" / "b.png")
+    process_pictures(str(tmp_path / "a.png"), str(tmp_path / "out.png"), "#fff", constant(0.0))
+    assert (tmp_path / "out.png").is_symlink()
+    assert os.listdir(tmp_path / "real") == ["b.png"]
 
 
 @pytest.mark.parametrize("background", ["#00ff00", "transparent", "blur", None])

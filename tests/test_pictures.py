@@ -289,6 +289,43 @@ def test_to_overwrite_replaces_numbered_pictures_only(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("source", "output"),
+    [("in", "in"), ("in", "in/../in"), ("in", "in/%06d.png"), ("in/%06d.png", "in"), ("in/000001.png", "in/%d.png")],
+)
+def test_the_input_is_never_replaced(tmp_path, monkeypatch, source, output):
+    monkeypatch.chdir(tmp_path)
+    write("in", [frame_of(noise())])
+    with PictureSource(source) as opened, pytest.raises(SinkError, match="is the input"):
+        PictureSink(output, opened.info, OutputOptions(overwrite=True))
+    assert os.listdir("in") == ["000001.png"]
+
+
+def test_pictures_beside_a_video_may_be_replaced(tmp_path):
+    write(tmp_path, [frame_of(noise())], info=replace(INFO, name=str(tmp_path / "film.mp4")))
+    write(tmp_path, [frame_of(noise())], info=replace(INFO, name=str(tmp_path / "film.mp4")), overwrite=True)
+    assert os.listdir(tmp_path) == ["000001.png"]
+
+
+def test_what_appears_meanwhile_is_spared(tmp_path):
+    sink = PictureSink(str(tmp_path / "out"), INFO, OutputOptions())
+    sink.write(frame_of(noise()))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "000001.png").write_text("precious")
+    with pytest.raises(OutputExistsError, match=r"out\.partial"):
+        sink.commit()
+    sink.abort()
+    assert (tmp_path / "out" / "000001.png").read_text() == "precious"
+    assert os.listdir(tmp_path / "out.partial") == ["000001.png"]
+
+
+def test_an_older_partial_is_spared(tmp_path):
+    (tmp_path / "out.partial").mkdir()
+    sink = PictureSink(str(tmp_path / "out"), INFO, OutputOptions())
+    sink.write(frame_of(noise()))
+    assert sink.abort(keep_partial=True) == str(tmp_path / "out.partial-2")
+
+
+@pytest.mark.parametrize(
     ("name", "options", "text"),
     [
         ("missing/deep/out", {}, "does not exist"),

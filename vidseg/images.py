@@ -71,11 +71,13 @@ def process_pictures(
             content = "transparent"
         folder, names = _names(paths, alone, output, content)
         with writing(output):
+            if folder.is_dir() and os.path.isdir(source) and folder.samefile(source):
+                raise SinkError(f"{output} is the input: choose another folder", url=output)
             _check(paths, folder, names, output, overwrite)
         album = _Album(paths, source, alone)
         segmenter = stack.enter_context(closing(open_segmenter()))
         compositor = Compositor(segmenter, behind, decontaminate=decontaminate)
-        sink = _Pages(paths, folder, names, content, output, alone)
+        sink = _Pages(paths, names, content, HiddenFolder(folder, output, overwrite=overwrite), alone)
         stats = Pipeline(album, compositor, sink).run(progress, runtime=segmenter.runtime)
         written = str(folder / names[0]) if alone else output
         return replace(stats, output=written, model=segmenter.model, runtime=segmenter.runtime)
@@ -95,6 +97,7 @@ def _names(paths: list[Path], alone: bool, output: str, content: Content) -> tup
             raise SinkError(f"{output} cannot be transparent: JPEG has no alpha, write PNG or WebP", url=output)
         if not os.path.isdir(path.parent):
             raise SinkError(f"{output} cannot be written: the folder {path.parent} does not exist", url=output)
+        path = Path(os.path.realpath(path))  # a link stays a link to what is written
         return path.parent, [path.name]
     names: list[str] = []
     taken: set[str] = set()
@@ -111,14 +114,17 @@ def _names(paths: list[Path], alone: bool, output: str, content: Content) -> tup
 
 def _check(paths: list[Path], folder: Path, names: list[str], output: str, overwrite: bool) -> None:
     """Refuse to write over a source, and over what is there already."""
-    sources = {path.resolve() for path in paths}
+    sources = {(status.st_dev, status.st_ino) for status in map(os.stat, paths)}
     for target in (folder / name for name in names):
-        if target.resolve() in sources:
+        if not target.exists():
+            continue
+        status = target.stat()
+        if (status.st_dev, status.st_ino) in sources:
             raise SinkError(f"{output} would replace {target.name}, which is read: name another output", url=output)
-        if target.exists() and not overwrite:
-            raise OutputExistsError(f"{target} exists: choose another name or allow it to be overwritten", url=output)
         if target.is_dir():
             raise SinkError(f"{target} is a folder: choose another name", url=output)
+        if not overwrite:
+            raise OutputExistsError(f"{target} exists already: choose another name, or give --overwrite", url=output)
 
 
 class _Album:
@@ -173,10 +179,9 @@ class _Pages:
     notes: tuple[str, ...] = ()
 
     def __init__(
-        self, paths: list[Path], folder: Path, names: list[str], content: Content, output: str, alone: bool
+        self, paths: list[Path], names: list[str], content: Content, hidden: HiddenFolder, alone: bool
     ) -> None:
-        self._paths, self._names, self._content, self._output, self._alone = paths, names, content, output, alone
-        self._hidden = HiddenFolder(folder, output)
+        self._paths, self._names, self._content, self._hidden, self._alone = paths, names, content, hidden, alone
 
     def write(self, frame: Frame) -> None:
         name = self._names[frame.pts]
@@ -186,7 +191,7 @@ class _Pages:
         alpha = None if frame.alpha is None else to_depth(frame.alpha, frame.depth)
         # The decoder gives 8 bits in sRGB, but 16 bits as they are.
         profile = _profile(self._paths[frame.pts]) if frame.depth == 16 and self._content != "grey" else b""
-        self._hidden.write(name, encode_picture(Path(name).suffix, pixels, alpha, profile=profile, name=self._output))
+        self._hidden.write(name, encode_picture(Path(name).suffix, pixels, alpha, profile=profile, name=name))
 
     def commit(self) -> None:
         self._hidden.publish()

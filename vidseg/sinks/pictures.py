@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import re
 import shutil
@@ -112,13 +113,14 @@ class HiddenFolder:
     Args:
         folder: Where the files will be. Its parent must exist.
         name: What to call the output in a message.
+        overwrite: Whether files that are there may be replaced.
 
     Raises:
         SinkError: It cannot be written there.
     """
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self._folder, self._name = folder, name
+    def __init__(self, folder: Path, name: str, *, overwrite: bool = False) -> None:
+        self._folder, self._name, self._overwrite = folder, name, overwrite
         with writing(name):
             self._existed = folder.is_dir()
             if not self._existed and folder.exists():
@@ -135,12 +137,23 @@ class HiddenFolder:
             (self.path / name).write_bytes(data)
 
     def publish(self) -> None:
-        """Give the files their names, in place of others that had them."""
+        """Give the files their names.
+
+        Raises:
+            OutputExistsError: Something of that name has appeared meanwhile; the files are kept as by ``keep``.
+        """
         with writing(self._name):
             if not self._existed and not self._folder.exists():
                 self.path.rename(self._folder)
                 return
-            for path in sorted(self.path.iterdir()):
+            paths = sorted(self.path.iterdir())
+            there = [path.name for path in paths if (self._folder / path.name).exists()]
+            if there and not self._overwrite:
+                raise OutputExistsError(
+                    f"{self._folder / there[0]} has appeared meanwhile: what was done is in {self.keep()}.",
+                    url=self._name,
+                )
+            for path in paths:
                 path.replace(self._folder / path.name)
             self.path.rmdir()
 
@@ -148,15 +161,15 @@ class HiddenFolder:
         """Remove all files that have not got their names."""
         shutil.rmtree(self.path, ignore_errors=True)
 
-    def keep(self) -> str | None:
-        """Keep the files as the folder ``NAME.partial`` and return its path, or None if even that fails."""
-        partial = self.path.parent / f"{self._folder.name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            self.path.rename(partial)
-        except OSError:
-            self.discard()
-            return None
+    def keep(self) -> str:
+        """Keep the files as the folder ``NAME.partial`` and return its path. An older one is spared."""
+        with writing(self._name):
+            for number in itertools.count(1):
+                ending = f"-{number}" if number > 1 else ""
+                partial = self.path.parent / f"{self._folder.name}.partial{ending}"
+                if not partial.exists():
+                    self.path.rename(partial)
+                    break
         return str(partial)
 
 
@@ -171,7 +184,7 @@ class PictureSink:
     Raises:
         OutputExistsError: The folder is not empty, or pictures of that pattern are there. To overwrite replaces such
             numbered pictures and leaves every other file of the folder alone.
-        SinkError: It cannot be written there, or not in that form.
+        SinkError: It cannot be written there, or not in that form, or it would replace the pictures that are read.
     """
 
     notes: tuple[str, ...] = ()
@@ -190,13 +203,16 @@ class PictureSink:
         if numbered and not os.path.isdir(self._folder):
             raise SinkError(f"{url} cannot be written: the folder {self._folder} does not exist", url=url)
         with writing(url):
-            if self._folder.is_dir() and not options.overwrite:
-                there = [p for p in self._folder.iterdir() if not numbered or self._numbered.fullmatch(p.name)]
-                if there:
-                    what = f"{url} holds {there[0].name} already" if numbered else f"{url} is not empty"
-                    raise OutputExistsError(f"{what}: choose another name or allow it to be overwritten", url=url)
+            there = list(self._folder.iterdir()) if self._folder.is_dir() else []
+            if numbered:
+                there = [path for path in there if self._numbered.fullmatch(path.name)]
+            if there and _reads_from(self._folder, info.name):
+                raise SinkError(f"{url} is the input, which is never replaced: choose another name", url=url)
+            if there and not options.overwrite:
+                what = f"{url} holds {there[0].name} already" if numbered else f"{url} is not empty"
+                raise OutputExistsError(f"{what}: choose another name, or give --overwrite", url=url)
         self._count = 0
-        self._hidden = HiddenFolder(self._folder, url)
+        self._hidden = HiddenFolder(self._folder, url, overwrite=options.overwrite)
 
     def write(self, frame: Frame) -> None:
         """Write one frame as the next picture."""
@@ -251,6 +267,15 @@ def writing(url: str) -> Iterator[None]:
         if isinstance(error, SinkError):
             raise
         raise SinkError(f"{url} cannot be written: {error.strerror or error}", url=url) from error
+
+
+def _reads_from(folder: Path, source: str) -> bool:
+    """Return whether ``source`` is pictures in ``folder``."""
+    if not os.path.isdir(source):
+        if Path(source).suffix.lower() not in SUFFIXES:
+            return False
+        source = os.path.dirname(source) or "."
+    return os.path.isdir(source) and os.path.samefile(source, folder)
 
 
 def _matcher(pattern: str, url: str) -> re.Pattern[str]:
