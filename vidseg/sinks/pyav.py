@@ -95,6 +95,7 @@ class PyAVSink:
         self._format = _format(self._name)
         self._target = _target(self._name, self._options.overwrite, source)
         self._written = 0
+        self._shift: Fraction | None = None
         self._container: OutputContainer | None = None
         self._stream: VideoStream | None = None
         self._tracks: Tracks | None = None
@@ -250,6 +251,11 @@ class PyAVSink:
         context.flags |= Flags.frame_duration
         aspect = info.sample_aspect
         context.sample_aspect_ratio = 1 / aspect if self._turns % 2 else aspect
+        # PyAV gives Matroska no aspect; some codecs carry it in their own headers.
+        said_inside = encoder.canonical_name in ("h264", "hevc", "mpeg4", "mpeg2video")
+        if aspect != 1 and self._format in ("matroska", "webm") and not said_inside:
+            suffix, said = Path(self._name).suffix, f"{aspect.numerator}:{aspect.denominator}"
+            self._notes.append(f"The pixel aspect {said} is lost: a {suffix} file with {encoder.name} cannot say it.")
         color = info.color
         rgb = color.matrix == "rgb"
         self._tags = {
@@ -269,7 +275,14 @@ class PyAVSink:
         if self._tracks is not None:
             self._tracks.attach(container, stream)
         self._open_encoder(encoder)
-        container.start_encoding()
+        try:
+            container.start_encoding()
+        except av.error.ArgumentError as error:
+            raise SinkError(
+                f"FFmpeg cannot write {encoder.name} into a {Path(self._name).suffix} file: "
+                "choose another --codec, or .mkv, which holds them all.",
+                url=self._name,
+            ) from error
         self._last = float("-inf")
 
     def _open_encoder(self, encoder: av.Codec) -> None:
@@ -342,7 +355,22 @@ class PyAVSink:
         for key, value in self._tags.items():
             setattr(picture, key, value)  # some encoders read the tags here, not in their context
         picture.pts, picture.time_base, picture.duration = frame.pts, frame.time_base, frame.duration
+        if self._shift is None:
+            self._shift = self._start(frame)
+        if self._shift:
+            picture.pts += round(self._shift / frame.time_base)
         return picture
+
+    def _start(self, frame: Frame) -> Fraction:
+        """Return by how much the output is later, and let the other tracks wait as long."""
+        early = frame.pts * frame.time_base
+        if early >= 0 or self._format not in ("mp4", "mov"):
+            return Fraction(0)
+        # Everything before 0 would be cut by the file's edit list.
+        if self._tracks is not None:
+            self._tracks.shift = -early
+        self._notes.append(f"The pictures began {float(-early):.3g} s before 0: everything is that much later now.")
+        return -early
 
     def _planes(self, frame: Frame) -> tuple[str, list[Plane]]:
         """Return the name of a planar format and its planes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, cast
@@ -13,6 +14,7 @@ from av.stream import Discard, Disposition
 from vidseg.sources.pyav import open_container, scheme, video_streams
 
 if TYPE_CHECKING:
+    from av.audio.codeccontext import AudioCodecContext
     from av.audio.stream import AudioStream
     from av.container import InputContainer, OutputContainer
     from av.packet import Packet
@@ -29,6 +31,20 @@ _MP4_KEYS = {
     *("lyrics", "description", "synopsis", "show", "episode_id", "network", "keywords", "episode_sort"),
     *("season_number", "media_type", "hd_video", "gapless_playback", "compilation", "track", "disc", "creation_time"),
     *("location", "location-eng"),
+}
+# Sound and text that players expect in each container; FFmpeg's muxers take more than anyone can read back. Matroska
+# holds everything that its muxer takes.
+_HELD = {
+    "mp4": {"aac", "mp3", "mp2", "ac3", "eac3", "dts", "alac", "flac", "opus", "vorbis", "mov_text", "dvd_subtitle"},
+    "mov": {"aac", "mp3", "ac3", "eac3", "alac", "amr_nb", "amr_wb", "adpcm_ima_qt", "qdm2", "mov_text"},
+    "webm": {"opus", "vorbis", "webvtt"},
+    "mpegts": {"aac", "aac_latm", "mp2", "mp3", "ac3", "eac3", "dts", "truehd", "opus", "dvb_subtitle"},
+}
+# QuickTime knows languages by their bibliographic codes only (ISO 639-2/B).
+_QUICKTIME = {
+    **{"deu": "ger", "nld": "dut", "swe": "sve", "ell": "gre", "isl": "ice", "zho": "chi", "sqi": "alb"},
+    **{"hye": "arm", "kat": "geo", "bod": "tib", "mya": "bur", "msa": "may", "mkd": "mac", "fre": "fra"},
+    **{"rum": "ron", "cze": "ces", "slo": "slk"},
 }
 _CHAPTERED = {"mp4", "mov", "matroska", "webm"}
 _TEXT = {"subrip", "srt", "ass", "ssa", "mov_text", "webvtt", "text", "ttml"}
@@ -51,6 +67,8 @@ class Tracks:
         self._packets: Iterator[Packet[Any]] = iter(())
         self._waiting: Packet[Any] | None = None
         self._writers: dict[int, _Copy | _Recode | _Retext] = {}
+        self.shift = Fraction(0)
+        """Seconds by which everything is later in the output."""
         if scheme(source) in ("rtsp", "rtsps", "rtmp", "rtmps", "rtmpt", "rtp", "srt", "udp"):
             notes.append("The sound of a live stream is not kept.")
             return
@@ -73,7 +91,7 @@ class Tracks:
         output.metadata.update(self._metadata())
         pictures = video_streams(container)
         if pictures:
-            _copy_properties(pictures[0], video)
+            self._copy_properties(pictures[0], video)
         chapters = container.chapters()
         if chapters and self._format in _CHAPTERED:
             output.set_chapters(chapters)
@@ -134,6 +152,10 @@ class Tracks:
             except (av.error.FFmpegError, OSError):
                 return None  # the pictures end there too, and say so
             if packet is None or packet.size:
+                if packet is not None and self.shift:
+                    shift = round(self.shift / packet.time_base)
+                    packet.pts = None if packet.pts is None else packet.pts + shift
+                    packet.dts = None if packet.dts is None else packet.dts + shift
                 return packet
         return None
 
@@ -162,16 +184,39 @@ class Tracks:
             else:
                 self._notes.append(f"The attachment {label}is left out.")
             return False
-        try:
-            made = output.add_stream_from_template(stream, opaque=True)
-        except (ValueError, av.error.FFmpegError):
+        if not self._holds(stream):
             return self._convert(stream, output, label)
-        _copy_properties(stream, made)
+        made = output.add_stream_from_template(stream, opaque=True)
+        self._copy_properties(stream, made)
         self._writers[stream.index] = _Copy(made)
         return True
 
+    def _copy_properties(self, stream: Stream, made: Any) -> None:
+        made.metadata.update({key: value for key, value in stream.metadata.items() if _is_kept(key)})
+        if self._format == "mov" and "language" in made.metadata:
+            language = made.metadata["language"]
+            made.metadata["language"] = _QUICKTIME.get(language, language)
+        made.disposition = stream.disposition
+
+    def _holds(self, stream: Stream) -> bool:
+        """Whether the output can hold a track as it is: a header is written to see."""
+        held, codec = _HELD.get(self._format), stream.codec_context.codec if stream.codec_context is not None else None
+        if codec is None:
+            return False
+        name = codec.canonical_name
+        fits = held is None or name in held or (self._format == "mov" and name.startswith("pcm_"))
+        if not fits and stream.type != "video":
+            return False
+        try:
+            with av.open(io.BytesIO(), "w", format=self._format) as trial:
+                trial.add_stream_from_template(stream, opaque=True)
+                trial.start_encoding()
+        except (ValueError, av.error.FFmpegError):
+            return False
+        return True
+
     def _convert(self, stream: Stream, output: OutputContainer, label: str) -> bool:
-        name = stream.codec_context.name if stream.codec_context is not None else "unknown"
+        name = stream.codec_context.codec.canonical_name if stream.codec_context is not None else "this coding"
         kind = "sound" if stream.type == "audio" else "subtitle"
         try:
             if stream.type == "audio" and stream.codec_context is not None:
@@ -185,7 +230,7 @@ class Tracks:
         except (ValueError, av.error.FFmpegError):
             self._notes.append(f"The {kind} track {label}is left out: {self._format} files cannot hold {name}.")
             return False
-        _copy_properties(stream, writer.made)
+        self._copy_properties(stream, writer.made)
         self._writers[stream.index] = writer
         verb = "re-encoded to" if kind == "sound" else "converted to"
         self._notes.append(
@@ -229,9 +274,10 @@ class _Recode:
         rate = stream.rate or 48000
         if codec == "libopus" and rate not in (8000, 12000, 16000, 24000, 48000):
             rate = 48000
+        layout = _layout(codec, rate, stream)
         self.made = cast("AudioStream", output.add_stream(codec, rate=rate))
-        self.made.layout = stream.layout.name if stream.layout.nb_channels else "stereo"
-        self.made.bit_rate = 96_000 * max(1, stream.layout.nb_channels) if stream.layout.nb_channels > 2 else 160_000
+        self.made.layout = layout
+        self.made.bit_rate = 80_000 * max(2, self.made.layout.nb_channels)
         self.made.codec_context.time_base = Fraction(1, rate)
         self.made.codec_context.open()
 
@@ -251,6 +297,24 @@ class _Recode:
         for frame in frames:
             yield from self.made.encode(frame)
         yield from self.made.encode(None)
+
+
+def _layout(codec: str, rate: int, stream: AudioStream) -> str:
+    """Return the channel layout nearest to a stream's that an encoder takes."""
+    plain = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
+    for layout in (stream.layout.name, plain.get(stream.layout.nb_channels), "5.1", "stereo"):
+        if layout is None or (layout == "5.1" and stream.layout.nb_channels < 6):
+            continue
+        trial = cast("AudioCodecContext", av.CodecContext.create(codec, "w"))
+        try:
+            trial.sample_rate = rate
+            trial.layout = layout
+            trial.format = (trial.codec.audio_formats or [av.AudioFormat("s16")])[0]
+            trial.open()
+        except (ValueError, av.error.FFmpegError):
+            continue
+        return layout
+    raise ValueError(f"{codec} takes no layout near {stream.layout.name}")
 
 
 class _Retext:
@@ -292,11 +356,6 @@ _ASS_HEADER = (
     b"MarginV, Encoding\r\nStyle: Default,Arial,16,&Hffffff,&Hffffff,&H0,&H0,0,0,0,0,100,100,0,0,1,1,0,2,10,10,10,0\r\n"
     b"\r\n[Events]\r\nFormat: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text\r\n"
 )
-
-
-def _copy_properties(stream: Stream, made: Any) -> None:
-    made.metadata.update({key: value for key, value in stream.metadata.items() if _is_kept(key)})
-    made.disposition = stream.disposition
 
 
 def _is_kept(key: str) -> bool:
