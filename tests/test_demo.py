@@ -68,6 +68,8 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SinkError, match="cannot be written"):
         run_demo(tmp_path / "file" / "demo", copied)
+    with pytest.raises(SinkError, match="is a file"):
+        run_demo(tmp_path / "file", copied)
 
 
 def test_the_beach_is_drawn_the_same_each_time():

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from vidseg.decoding import read_picture
-from vidseg.errors import OutputExistsError, SinkError, SourceError, SourceNotFoundError
+from vidseg.errors import EngineError, OutputExistsError, SinkError, SourceError, SourceNotFoundError
 from vidseg.images import process_pictures
 from vidseg.pipeline import Interrupted
 from vidseg.segmenter import Segmenter
@@ -197,6 +197,7 @@ def test_a_folder_of_broken_pictures_is_an_error(tmp_path):
         ("missing.png", "out.png", "#fff", SourceNotFoundError, "does not exist"),
         ("empty", "out", "#fff", SourceError, "holds no picture"),
         ("text.png", "out.png", "#fff", SourceError, "not a picture"),
+        ("text", "out.png", "#fff", SourceError, "not a still picture"),
         ("moving.gif", "out.png", "#fff", SourceError, "vidseg process"),
         ("a.png", "out.gif", "#fff", SinkError, r"\.png, \.webp or \.jpg"),
         ("a.png", "out.jpg", "transparent", SinkError, "JPEG has no alpha"),
@@ -227,16 +228,13 @@ def test_mistakes_are_one_sentence_and_change_nothing(tmp_path, monkeypatch, sou
     (tmp_path / "link.png").symlink_to("a.png")
     (tmp_path / "hard.png").hardlink_to(tmp_path / "a.png")
     (tmp_path / "text.png").write_text("hello")
+    (tmp_path / "text").write_text("hello")
     (tmp_path / "noext").write_text("hello")
     frames = [Image.fromarray(room()[0]), Image.fromarray(room()[0][:, ::-1])]
     frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
     before = sorted(tmp_path.rglob("*"))
-    # The last step that may fail: what the names cannot tell is known before the first frame, not before the model.
-    opened = (
-        seeing if source == "moving.gif" or (source, output) in {("full", "noext"), ("full", "missing/out")} else never
-    )
     with pytest.raises(error, match=text) as caught:
-        process_pictures(source, output, background, opened)
+        process_pictures(source, output, background, never)
     assert "\n" not in str(caught.value)
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -279,6 +277,17 @@ def test_a_link_stays_a_link(tmp_path):
     process_pictures(str(tmp_path / "a.png"), str(tmp_path / "out.png"), "#fff", constant(0.0))
     assert (tmp_path / "out.png").is_symlink()
     assert os.listdir(tmp_path / "real") == ["b.png"]
+
+
+def test_a_model_that_cannot_be_opened_leaves_nothing(tmp_path):
+    def failing():
+        raise EngineError("no model")
+
+    (tmp_path / "in").mkdir()
+    save(tmp_path / "in" / "a.png", room()[0])
+    with pytest.raises(EngineError, match="no model"):
+        process_pictures(str(tmp_path / "in"), str(tmp_path / "out"), "#fff", failing)
+    assert os.listdir(tmp_path) == ["in"]
 
 
 @pytest.mark.parametrize("background", ["#00ff00", "transparent", "blur", None])

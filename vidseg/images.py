@@ -21,7 +21,7 @@ from vidseg.pipeline import Pipeline, Progress, Stats
 from vidseg.segmenter import Segmenter
 from vidseg.sinks import Content
 from vidseg.sinks.pictures import SUFFIXES, HiddenFolder, encode_picture, to_depth, to_grey, to_rgb, writing
-from vidseg.sources.pictures import list_pictures, to_frame
+from vidseg.sources.pictures import is_pictures, list_pictures, to_frame
 
 _INSTANT = Fraction(1, 10**9)  # seconds from one picture to the next: before a video, all of them get its beginning
 
@@ -63,6 +63,8 @@ def process_pictures(
         Interrupted: Ctrl-C; what was done of a folder is in a ``.partial`` folder.
     """
     paths = list_pictures(source)
+    if not is_pictures(source):
+        raise SourceError(f"{source} is not a still picture: for a video use vidseg process", url=source)
     alone = os.path.isfile(source)
     with ExitStack() as stack:
         behind = None if background is None else stack.enter_context(closing(open_background(background, fit)))
@@ -75,9 +77,11 @@ def process_pictures(
                 raise SinkError(f"{output} is the input: choose another folder", url=output)
             _check(paths, folder, names, output, overwrite)
         album = _Album(paths, source, alone)
+        hidden = HiddenFolder(folder, output, overwrite=overwrite)
+        stack.callback(hidden.discard)
         segmenter = stack.enter_context(closing(open_segmenter()))
         compositor = Compositor(segmenter, behind, decontaminate=decontaminate)
-        sink = _Pages(paths, names, content, HiddenFolder(folder, output, overwrite=overwrite), alone)
+        sink = _Pages(paths, names, content, hidden, alone)
         stats = Pipeline(album, compositor, sink).run(progress, runtime=segmenter.runtime)
         written = str(folder / names[0]) if alone else output
         return replace(stats, output=written, model=segmenter.model, runtime=segmenter.runtime)

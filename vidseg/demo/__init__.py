@@ -47,6 +47,8 @@ def run_demo(folder: str | Path, process: Callable[[str, str, str], object], *, 
     """
     folder = Path(folder)
     paths = DemoFiles(*(folder / name for name in ("sample.mp4", "beach.jpg", "composite.mp4", "before-after.png")))
+    if folder.is_file():
+        raise SinkError(f"{folder} is a file, not a folder: choose another name", url=str(folder))
     there = [path for path in paths if path.exists()]
     if there and not overwrite:
         raise OutputExistsError(f"{there[0]} exists: name another folder, or give --overwrite", url=str(there[0]))
