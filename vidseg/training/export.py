@@ -65,6 +65,11 @@ def load_weights(path: Path) -> UNet:
     return net.eval()
 
 
+def write_weights(net: UNet, path: Path) -> None:
+    """Write ``net`` as trained, its BatchNorms apart: training can go on from it."""
+    path.write_bytes(safetensors.torch.save({name: value.contiguous() for name, value in net.state_dict().items()}))
+
+
 class _Alpha(nn.Module):
     def __init__(self, net: UNet) -> None:
         super().__init__()
@@ -80,7 +85,7 @@ def write_onnx(net: UNet, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter that needs no further package is called deprecated
         torch.onnx.export(
-            _Alpha(net).eval(),
+            _Alpha(fuse(copy.deepcopy(net))).eval(),
             (torch.zeros(1, 3, *SIZES[0]),),
             str(path),
             input_names=["src"],
@@ -243,7 +248,7 @@ def validate(folder: Path, data: Path, runtime: str, precision: Precision) -> di
     return report
 
 
-def write_manifest(folder: Path, name: str, net: UNet, data: Path, trained: str) -> None:
+def write_manifest(folder: Path, name: str, net: UNet, trained: str, data: str) -> None:
     """Write ``manifest.toml`` for the files that lie in ``folder``."""
     files = {"onnx-fp32": "model.onnx", "onnx-int8": "model-int8.onnx", "weights": "weights.safetensors"}
     sums = {file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in files.values()}
@@ -273,7 +278,7 @@ def write_manifest(folder: Path, name: str, net: UNet, data: Path, trained: str)
         "[training]",
         f'date = "{trained}"',
         f"parameters = {parameters}",
-        f'data = "{data_summary(data)}"',
+        f'data = "{data}"',
         "",
     ]
     (folder / "manifest.toml").write_text("\n".join(lines), "utf-8")
@@ -294,13 +299,13 @@ def export(args: argparse.Namespace) -> None:
     out: Path = args.out
     out.mkdir(parents=True, exist_ok=True)
     net = load_weights(args.weights)
-    safetensors.torch.save_file({k: v.contiguous() for k, v in net.state_dict().items()}, out / "weights.safetensors")
+    write_weights(net, out / "weights.safetensors")
     macs = count_macs(net, SIZES[0])
-    write_onnx(fuse(copy.deepcopy(net)), out / "model.onnx")
+    write_onnx(net, out / "model.onnx")
     pictures = list(calibration_pictures(args.data, CALIBRATION_PICTURES, seed=7))
     write_int8(out / "model.onnx", out / "model-int8.onnx", pictures)
     modified = datetime.datetime.fromtimestamp(args.weights.stat().st_mtime, datetime.UTC)
-    write_manifest(out, out.resolve().name, net, args.data, modified.date().isoformat())
+    write_manifest(out, out.resolve().name, net, modified.date().isoformat(), data_summary(args.data))
 
     people = [picture.rgb for pictures in read_labelled(args.data, "val").values() for picture in pictures][::4]
     differences = parity(out, people)
