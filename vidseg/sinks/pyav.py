@@ -249,6 +249,9 @@ class PyAVSink:
         context.time_base = info.time_base
         stream.time_base = info.time_base
         context.flags |= Flags.frame_duration
+        if encoder.name.startswith("lib"):
+            # Their own frame threads, which copy what they are given; FFmpeg's own would keep the caller's planes.
+            context.thread_type = "AUTO"
         aspect = info.sample_aspect
         context.sample_aspect_ratio = 1 / aspect if self._turns % 2 else aspect
         # PyAV gives Matroska no aspect; some codecs carry it in their own headers.
