@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -157,7 +158,7 @@ def test_summary(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
 def test_quiet_says_nothing(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
     job.stats = dataclasses.replace(STATS, notes=("x",), corrupt=3)
     assert main([*PROCESS, "--quiet"]) == 0
-    assert job.called["progress"] is None
+    job.called["progress"](Progress(1, 2, 3.0, 0.1))
     assert tuple(capsys.readouterr()) == ("", "")
 
 
@@ -269,6 +270,28 @@ def test_signals_end_a_job_once_and_are_told_apart(job: Job, number: signal.Sign
     assert main([*PROCESS, "--quiet"]) == 128 + number
     assert closed == [True]
     assert signal.getsignal(number) == before
+
+
+def test_an_interrupt_that_a_library_swallowed_is_not_lost(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    def work(*_: Any, progress: Callable[[Progress], None], **__: Any) -> Stats:
+        with contextlib.suppress(KeyboardInterrupt):  # as extension modules do while they are imported
+            signal.raise_signal(signal.SIGINT)
+        progress(Progress(1, 2, 3.0, 0.1))
+        return STATS
+
+    sys.modules["vidseg.jobs"].process_video = work  # type: ignore[attr-defined]
+    assert main([*PROCESS, "--quiet"]) == 130
+    assert capsys.readouterr().err == "vidseg: interrupted; nothing was kept\n"
+
+
+def test_ctrl_c_while_typer_is_loaded(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    class Interrupting:
+        def __getattr__(self, _: str) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setitem(sys.modules, "vidseg.cli.app", Interrupting())  # type: ignore[arg-type]
+    assert main(PROCESS) == 130
+    assert capsys.readouterr().err == "vidseg: interrupted\n"
 
 
 def test_names_cannot_write_to_the_terminal(job: Job, capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,23 +70,29 @@ class Console:
         """Turn whatever the block raises into one sentence and an exit status."""
         try:
             yield
-        except VidsegError as error:
-            raise self.fail(str(error)) from None
-        except KeyboardInterrupt as error:
-            partial = getattr(error, "partial", None)
-            kept = (
-                f"interrupted; what was done can be played: {partial}" if partial else "interrupted; nothing was kept"
-            )
-            raise self._end(signals.status(), kept, {"partial": partial}) from None
         except BrokenPipeError:
             raise
-        except MemoryError:
-            raise self.fail("there is not enough memory for this") from None
-        except ImportError as error:
-            raise self.fail(f"a library cannot be loaded ({error}); 'vidseg doctor' says which and why") from None
+        except KeyboardInterrupt as error:
+            raise self._interrupted(getattr(error, "partial", None)) from None
         except Exception as error:
             if isinstance(error, typer.Exit | typer.Abort) or hasattr(error, "format_message"):
                 raise  # typer's own: an exit status or a usage mistake
-            what = f"{type(error).__name__}: {error}".rstrip(": ")
-            hint = "" if self.verbose else "; run it again with -v to see where"
-            raise self.fail(f"this is a bug in vidseg ({what}){hint}") from None
+            if signals.heard():  # a library made an error of the interrupt
+                raise self._interrupted(None) from None
+            raise self.fail(self._sentence(error)) from None
+
+    def _interrupted(self, partial: str | None) -> SystemExit:
+        kept = f"what was done can be played: {partial}" if partial else "nothing was kept"
+        self._end(signals.status(), f"interrupted; {kept}", {"partial": partial})
+        return SystemExit(signals.status())
+
+    def _sentence(self, error: Exception) -> str:
+        """Return what to say of an error."""
+        if isinstance(error, VidsegError):
+            return str(error)
+        if isinstance(error, MemoryError):
+            return "there is not enough memory for this"
+        if isinstance(error, ImportError):
+            return f"a library cannot be loaded ({error}); 'vidseg doctor' says which and why"
+        what = f"{type(error).__name__}: {error}".rstrip(": ")
+        return f"this is a bug in vidseg ({what}){'' if self.verbose else '; run it again with -v to see where'}"

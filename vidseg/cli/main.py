@@ -2,58 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
 
-import typer
-from typer.main import get_command
-
-import vidseg
-from vidseg.cli import demo, doctor, models, options, pictures, signals, video
-from vidseg.cli.console import FAILED, one_line, say
-
-USAGE = 2
-
-app = typer.Typer(
-    name="vidseg",
-    invoke_without_command=True,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["--help", "-h"]},
-    epilog=options.example(
-        "vidseg demo",
-        "vidseg process talk.mp4 out.mp4 --bg beach.jpg",
-        "vidseg process talk.mp4 out.mp4 --bg blur",
-        "vidseg image portrait.jpg portrait.png --bg transparent",
-        "vidseg doctor",
-    ),
-)
-app.command(epilog=video.PROCESS_EXAMPLES)(video.process)
-app.command(epilog=video.MATTE_EXAMPLES)(video.matte)
-app.command(epilog=pictures.EXAMPLES)(pictures.image)
-app.command(epilog=demo.EXAMPLES)(demo.demo)
-app.command(epilog=models.EXAMPLES)(models.models)
-app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        print(f"vidseg {vidseg.__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def vidseg_command(
-    context: typer.Context,
-    version: Annotated[
-        bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
-    ] = False,
-) -> None:
-    """Put another background behind the people in videos and pictures. Nothing leaves this machine."""
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
-        raise typer.Exit(USAGE)
+from vidseg.cli import signals
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,31 +16,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         with signals.as_interrupts():
-            status = get_command(app).main(
-                args=list(sys.argv[1:] if arguments is None else arguments), prog_name="vidseg", standalone_mode=False
-            )
-            if sys.stdout is not None:
-                sys.stdout.flush()
-            return status if isinstance(status, int) else 0
-    except BrokenPipeError:
-        # Whoever read the output has gone (``vidseg doctor | head``): end without a word, now and at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
+            from vidseg.cli.app import run  # here, so that Ctrl-C is heard while typer is loaded
+
+            return run(sys.argv[1:] if arguments is None else arguments)
     except KeyboardInterrupt:
+        if sys.stderr is not None:
+            print("vidseg: interrupted", file=sys.stderr)
         return signals.status()
-    except typer.Abort:
-        return FAILED
-    except SystemExit as end:  # typer answers a shell that asks for completion, and ends
-        return end.code if isinstance(end.code, int) else 0
-    except Exception as error:
-        if not hasattr(error, "format_message"):
-            raise
-        return _usage(error)
-
-
-def _usage(error: Exception) -> int:
-    """Say what is wrong with the command line. ``error`` is typer's, whose class its versions name differently."""
-    text = one_line(error.format_message()).rstrip(".")  # type: ignore[attr-defined]
-    context = getattr(error, "ctx", None)
-    say(f"{text}; see '{context.command_path if context else 'vidseg'} --help'")
-    return USAGE
+    finally:
+        if signals.heard():
+            # CPython remembers a KeyboardInterrupt that left an exec() (dataclasses and numba use it) and would end
+            # the process by SIGINT, whatever status it asks for; the next exec() makes it forget.
+            exec("")

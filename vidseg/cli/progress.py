@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from vidseg.cli import signals
 from vidseg.cli.console import Console, say
 
 if TYPE_CHECKING:
+    from rich.console import Console as Terminal
+
     from vidseg.pipeline import Progress
 
     Report = Callable[[Progress], None]
@@ -21,36 +24,48 @@ NARROW = 72
 
 
 @contextmanager
-def shown(console: Console, title: str) -> Iterator[Report | None]:
-    """Yield what a job reports its progress to; None if nobody wants to know.
+def shown(console: Console, title: str) -> Iterator[Report]:
+    """Yield what a job reports its progress to.
 
     Args:
         console: Says whether to be quiet.
         title: What is worked on; the bar begins with it.
     """
-    if console.quiet or sys.stderr is None:
-        yield None
-    elif sys.stderr.isatty():
-        from rich.console import Console as Terminal
+    with _display(console, title) as show:
 
-        terminal = Terminal(stderr=True)
-        if terminal.is_dumb_terminal:
-            yield _Lines()
-        else:
-            with _bar(terminal, title) as report:
-                yield report
-    else:
-        yield _Lines()
+        def report(progress: Progress) -> None:
+            # While they are loaded, libraries turn the interrupt into some error of theirs, which may be taken for a
+            # runtime that does not work: it must not be lost.
+            if signals.heard():
+                raise KeyboardInterrupt
+            if show is not None:
+                show(progress)
+
+        yield report
 
 
 @contextmanager
-def _bar(terminal: object, title: str) -> Iterator[Report]:
+def _display(console: Console, title: str) -> Iterator[Report | None]:
+    if console.quiet or sys.stderr is None:
+        yield None
+        return
+    if sys.stderr.isatty():
+        from rich.console import Console as Terminal
+
+        terminal = Terminal(stderr=True)
+        if not terminal.is_dumb_terminal:
+            with _bar(terminal, title) as report:
+                yield report
+            return
+    yield _Lines()
+
+
+@contextmanager
+def _bar(terminal: Terminal, title: str) -> Iterator[Report]:
     from rich import progress as rich
-    from rich.console import Console as Terminal
     from rich.markup import escape
     from rich.table import Column
 
-    assert isinstance(terminal, Terminal)
     # On a narrow terminal the numbers stay whole and the title gives way.
     columns: list[rich.ProgressColumn] = [
         rich.TextColumn("{task.description}", table_column=Column(overflow="ellipsis", no_wrap=True)),

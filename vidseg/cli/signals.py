@@ -11,16 +11,21 @@ from types import FrameType
 _heard: list[int] = []
 
 
+def heard() -> bool:
+    """Return whether one has come since ``as_interrupts`` began."""
+    return bool(_heard)
+
+
 def status() -> int:
     """Return the exit status that tells which signal ended the run, 128 + its number, as shells do."""
     return 128 + (_heard[0] if _heard else signal.SIGINT)
 
 
 def _interrupt(number: int, _: FrameType | None) -> None:
-    # The first one ends the job and the output is finished; an impatient second and third one would leave an output
-    # that cannot be played and temporary files, so only the third ends at once.
+    # The first one ends the job and the output is finished. An impatient second one would leave temporary files and an
+    # output that cannot be played, so only a third one ends at once.
     _heard.append(number)
-    if len(_heard) in (1, 3):
+    if len(_heard) != 2:
         raise KeyboardInterrupt
 
 
