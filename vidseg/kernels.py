@@ -113,15 +113,30 @@ def resample(
 
 
 @_compiled
-def edge_lines(alpha: Floats, guide: Floats, smoothness: np.float32, low: np.float32, high: np.float32) -> Floats:
+def edge_lines(
+    alpha: Floats,
+    guide: Floats,
+    luma: Samples,
+    stride: int,
+    scale_down: np.float32,
+    scale_across: np.float32,
+    unit: np.float32,
+    smoothness: np.float32,
+    low: np.float32,
+    high: np.float32,
+) -> Floats:
     """Return ``lines`` float32 ``(2, h, w)`` with ``alpha = lines[0] * guide + lines[1]`` around each pixel.
 
     The slope is the guided filter's, over three by three pixels; the intercept leads the line through the pixel's own
-    alpha. Where a window is wholly below ``low`` or above ``high`` the line is exactly 0 or 1. NaN counts as 0.
+    alpha. ``guide`` is ``unit * luma`` shrunk by the two scales; the variance it lost in that is sampled from ``luma``
+    and counted in, else fine texture would be drawn into alpha. Where a window is wholly below ``low`` or above
+    ``high`` the line is exactly 0 or 1. NaN counts as 0.
     """
     height, width = alpha.shape
     lines = np.zeros((2, height, width), np.float32)
     least, most = np.empty(width, np.float32), np.empty(width, np.float32)
+    texture = np.full((height, width), -_ONE, np.float32)
+    quarter, sixteenth = np.float32(0.25), np.float32(1 / 16)
     for j in range(height):
         top, bottom = max(j - 1, 0), min(j + 2, height)
         for i in range(width):
@@ -138,7 +153,7 @@ def edge_lines(alpha: Floats, guide: Floats, smoothness: np.float32, low: np.flo
             if min(least[left], least[i], least[right]) >= high:
                 lines[1, j, i] = _ONE
                 continue
-            sum_a, sum_g, sum_ag, sum_gg = _ZERO, _ZERO, _ZERO, _ZERO
+            sum_a, sum_g, sum_ag, sum_gg, sum_t = _ZERO, _ZERO, _ZERO, _ZERO, _ZERO
             for row in range(top, bottom):
                 for column in range(left, right + 1):
                     a = alpha[row, column] if alpha[row, column] > _ZERO else _ZERO
@@ -147,9 +162,21 @@ def edge_lines(alpha: Floats, guide: Floats, smoothness: np.float32, low: np.flo
                     sum_g += g
                     sum_ag += a * g
                     sum_gg += g * g
+                    if texture[row, column] < _ZERO:
+                        total, squares = _ZERO, _ZERO
+                        for down in range(4):
+                            y = int((np.float32(row) + (np.float32(down) + _HALF) * quarter) * scale_down)
+                            for across in range(4):
+                                x = int((np.float32(column) + (np.float32(across) + _HALF) * quarter) * scale_across)
+                                sample = unit * np.float32(luma[y * stride + x])
+                                total += sample
+                                squares += sample * sample
+                        total *= sixteenth
+                        texture[row, column] = max(squares * sixteenth - total * total, _ZERO)
+                    sum_t += texture[row, column]
             share = _ONE / np.float32((bottom - top) * (right + 1 - left))
             mean_g = sum_g * share
-            spread = max(sum_gg * share - mean_g * mean_g, _ZERO)
+            spread = max(sum_gg * share - mean_g * mean_g, _ZERO) + sum_t * share
             slope = (sum_ag * share - sum_a * share * mean_g) / (spread + smoothness)
             lines[0, j, i] = slope
             lines[1, j, i] = (alpha[j, i] if alpha[j, i] > _ZERO else _ZERO) - slope * guide[j, i]
