@@ -13,7 +13,7 @@ from vidseg.resize import shrink
 
 _SMOOTHNESS = np.float32(7e-4)
 """Variance of luma (white is 1) below which an edge of the picture is noise."""
-_LOW, _HIGH = np.float32(0.08), np.float32(0.92)
+_LOW, _HIGH = np.float32(0.12), np.float32(0.88)
 """Alpha that becomes exactly 0 and exactly 255: no fog in the room, no holes in a torso."""
 
 
