@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +23,7 @@ import pytest
 from PIL import Image
 
 import vidseg.segmenter
+from tests import media
 from vidseg.cli.main import main
 from vidseg.testing import ConstantEngine
 
@@ -79,40 +79,6 @@ def everything(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def write_clip(
-    path: Path,
-    frames: int = 12,
-    size: tuple[int, int] = (96, 128),
-    *,
-    codec: str = "libx264",
-    pts: Callable[[int], int] = int,
-    container_options: dict[str, str] | None = None,
-    gop: int = 4,
-    format: str | None = None,
-) -> Path:
-    """Write a grey clip whose brightness tells its frames apart."""
-    with av.open(str(path), "w", format=format, options=container_options or {}) as container:
-        options = {"preset": "ultrafast", "bf": "0"} if codec == "libx264" else {}
-        stream = container.add_stream(codec, rate=30, options=options)
-        stream.height, stream.width = size
-        stream.pix_fmt, stream.gop_size = "yuv420p", gop
-        stream.time_base = Fraction(1, 30)
-        noise = np.random.default_rng(0).integers(0, 40, size, np.uint8)
-        for index in range(frames):
-            frame = av.VideoFrame(size[1], size[0], "yuv420p")
-            for plane, samples in zip(frame.planes, (noise + np.uint8(60 + 8 * (index % 12)), None, None), strict=True):
-                rows = np.ndarray((plane.height, plane.line_size), np.uint8, plane)
-                rows[:, : plane.width] = 128 if samples is None else samples
-            frame.pts, frame.time_base = index, Fraction(1, 30)
-            for packet in stream.encode(frame):
-                packet.pts = packet.dts = pts(packet.pts)
-                container.mux(packet)
-        for packet in stream.encode(None):
-            packet.pts = packet.dts = pts(packet.pts)
-            container.mux(packet)
-    return path
-
-
 def write_noise(path: Path) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)).save(path)
 
@@ -124,7 +90,7 @@ def read_back(path: Path) -> list[np.ndarray]:
 
 @pytest.fixture
 def clip(tmp_path: Path) -> Path:
-    return write_clip(tmp_path / "clip.mp4")
+    return media.clip(tmp_path / "clip.mp4", size=(96, 128))
 
 
 # --- inputs that are no videos ----------------------------------------------------------------------------------
@@ -150,30 +116,10 @@ def _missing(_: Path) -> None:
     pass
 
 
-def _no_index(path: Path) -> None:
-    write_clip(path)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: whole.rindex(b"moov") - 4])
-
-
-def _no_frames(path: Path) -> None:
+def _no_fragments(path: Path) -> None:
     # A header and no sample: what an interrupted recording leaves.
-    write_clip(path, 1, container_options={"movflags": "frag_keyframe+empty_moov"})
-    whole = path.read_bytes()
+    whole = media.clip(path, 1, container_options={"movflags": "frag_keyframe+empty_moov"}).read_bytes()
     path.write_bytes(whole[: whole.index(b"moof") - 4])
-
-
-def _audio_only(path: Path) -> None:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=48000, layout="mono")
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.float32), "fltp", "mono")
-        frame.sample_rate, frame.pts = 48000, 0
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-
-
-def _picture_in_name_only(path: Path) -> None:
-    path.with_suffix(".png").write_bytes(b"not a picture")
 
 
 @pytest.mark.parametrize(
@@ -184,9 +130,10 @@ def _picture_in_name_only(path: Path) -> None:
         (_empty, ["talk.mp4", "empty"]),
         (_missing, ["talk.mp4", "does not exist"]),
         (_folder, ["talk.mp4", "holds no picture"]),
-        (_no_index, ["talk.mp4", "moov"]),
-        (_no_frames, ["talk.mp4", "no frame"]),
-        (_audio_only, ["talk.mp4", "no video"]),
+        (media.no_index, ["talk.mp4", "moov"]),
+        (media.no_frames, ["talk.mp4", "holds no"]),
+        (_no_fragments, ["talk.mp4", "no frame"]),
+        (media.sound_only, ["talk.mp4", "no video"]),
     ],
 )
 @pytest.mark.parametrize("command", ["process", "matte"])
@@ -220,8 +167,7 @@ def test_a_url_keeps_its_password(vidseg_command: Callable[..., Result]) -> None
 
 
 def test_cut_in_the_middle(tmp_path: Path, vidseg_command: Callable[..., Result]) -> None:
-    cut = write_clip(tmp_path / "cut.mp4", 60, (192, 256), container_options={"movflags": "+faststart"})
-    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    media.cut(tmp_path / "cut.mp4")
     result = vidseg_command("process", "cut.mp4", "out.mp4", "--bg", "#ff0000")
     assert result.status == 0
     (warning,) = [line for line in result.lines if "warning" in line]
@@ -236,7 +182,7 @@ def test_cut_in_the_middle(tmp_path: Path, vidseg_command: Callable[..., Result]
 
 
 def test_cut_in_the_middle_matroska(tmp_path: Path, vidseg_command: Callable[..., Result]) -> None:
-    cut = write_clip(tmp_path / "cut.mkv", 60, (192, 256))
+    cut = media.clip(tmp_path / "cut.mkv", 60)
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
     result = vidseg_command("process", "cut.mkv", "out.mp4", "--bg", "#ff0000")
     assert result.status == 0
@@ -247,7 +193,7 @@ def test_cut_in_the_middle_matroska(tmp_path: Path, vidseg_command: Callable[...
 
 @pytest.mark.parametrize("name", ["holes.mp4", "holes.mkv", "holes.ts"])
 def test_corrupt_packets(name: str, tmp_path: Path, vidseg_command: Callable[..., Result]) -> None:
-    path = write_clip(tmp_path / name, 60, (192, 256), gop=6)
+    path = media.clip(tmp_path / name, 60, (192, 256), options={"g": "6", "bf": "0"})
     data = bytearray(path.read_bytes())
     middle = len(data) * 2 // 5
     data[middle : middle + len(data) // 8] = np.random.default_rng(2).bytes(len(data) // 8)
@@ -263,7 +209,7 @@ def test_corrupt_packets(name: str, tmp_path: Path, vidseg_command: Callable[...
 
 
 def test_one_frame(tmp_path: Path, vidseg_command: Callable[..., Result]) -> None:
-    write_clip(tmp_path / "one.mp4", 1)
+    media.still(tmp_path / "one.mp4")
     assert vidseg_command("process", "one.mp4", "out.mp4", "--bg", "#ff0000").status == 0
     (frame,) = read_back(tmp_path / "out.mp4")
     assert np.abs(frame.astype(int) - [255, 0, 0]).max() < 16
@@ -272,7 +218,7 @@ def test_one_frame(tmp_path: Path, vidseg_command: Callable[..., Result]) -> Non
 @pytest.mark.parametrize("size", [(1, 1), (5, 3), (3, 5), (361, 641), (2, 300)])
 @pytest.mark.parametrize("output", ["out.mkv --codec ffv1", "out.mp4", "out.webm"])
 def test_odd_sizes(size: tuple[int, int], output: str, tmp_path: Path, vidseg_command: Callable[..., Result]) -> None:
-    write_clip(tmp_path / "odd.nut", 3, size, codec="rawvideo")
+    media.clip(tmp_path / "odd.nut", 3, size, codec="rawvideo")
     result = vidseg_command("process", "odd.nut", *output.split(), "--bg", "#ff0000")
     target = tmp_path / output.split()[0]
     if result.status == 1:  # what an encoder cannot take has to be said; ffv1 takes everything
@@ -289,7 +235,7 @@ def test_odd_sizes(size: tuple[int, int], output: str, tmp_path: Path, vidseg_co
 
 
 def test_8k(tmp_path: Path, vidseg_command: Callable[..., Result]) -> None:
-    write_clip(tmp_path / "8k.mp4", 2, (4320, 7680))
+    media.clip(tmp_path / "8k.mp4", 2, (4320, 7680))
     result = vidseg_command("process", "8k.mp4", "out.mp4", "--bg", "#ff0000", "--preset", "ultrafast")
     assert result.status == 0, result
     frames = read_back(tmp_path / "out.mp4")
@@ -297,8 +243,8 @@ def test_8k(tmp_path: Path, vidseg_command: Callable[..., Result]) -> None:
 
 
 def test_a_size_change(tmp_path: Path, vidseg_command: Callable[..., Result]) -> None:
-    small = write_clip(tmp_path / "a.ts", 8, (96, 128))
-    large = write_clip(tmp_path / "b.ts", 8, (180, 320), pts=lambda n: n)
+    small = media.clip(tmp_path / "a.ts", 8, (96, 128))
+    large = media.clip(tmp_path / "b.ts", 8, (180, 320))
     (tmp_path / "both.ts").write_bytes(small.read_bytes() + large.read_bytes())
     result = vidseg_command("process", "both.ts", "out.mp4", "--bg", "#ff0000")
     assert result.status == 0, result
@@ -314,7 +260,7 @@ def pts_of(path: Path) -> list[float]:
 
 
 def test_no_timestamps(tmp_path: Path, vidseg_command: Callable[..., Result]) -> None:
-    write_clip(tmp_path / "raw.h264", 12, format="h264")
+    media.raw(tmp_path / "raw.h264")
     result = vidseg_command("process", "raw.h264", "out.mp4", "--bg", "#ff0000")
     assert result.status == 0, result
     times = pts_of(tmp_path / "out.mp4")
@@ -325,7 +271,11 @@ def test_no_timestamps(tmp_path: Path, vidseg_command: Callable[..., Result]) ->
 @pytest.mark.parametrize("name", ["early.ts", "early.asf", "early.mkv"])
 def test_negative_timestamps(name: str, tmp_path: Path, vidseg_command: Callable[..., Result]) -> None:
     # MPEG-TS gives them as they are, ASF has a hole in their place, and Matroska gives none before zero.
-    write_clip(tmp_path / name, 12, pts=lambda n: n - 6, container_options={"avoid_negative_ts": "disabled"})
+    if name == "early.mkv":
+        media.odd_timestamps(tmp_path / name, [40 * index - 200 for index in range(12)])
+    else:
+        keep = {"avoid_negative_ts": "disabled"}
+        media.clip(tmp_path / name, pts=range(-6, 6), options={"bf": "0"}, container_options=keep)
     result = vidseg_command("process", name, "out.mkv", "--bg", "#ff0000")
     assert result.status == 0, result
     times = pts_of(tmp_path / "out.mkv")
@@ -337,7 +287,7 @@ def test_negative_timestamps(name: str, tmp_path: Path, vidseg_command: Callable
 
 
 def test_timestamps_that_go_back(tmp_path: Path, vidseg_command: Callable[..., Result]) -> None:
-    first = write_clip(tmp_path / "a.ts", 10).read_bytes()
+    first = media.clip(tmp_path / "a.ts", 10, options={"bf": "0"}).read_bytes()
     (tmp_path / "twice.ts").write_bytes(first + first)  # the clock starts again in the middle
     result = vidseg_command("process", "twice.ts", "out.mp4", "--bg", "#ff0000")
     assert result.status == 0, result
@@ -381,7 +331,7 @@ def _bg_folder(path: Path) -> str:
 
 
 def _bg_sound(path: Path) -> str:
-    _audio_only(path.with_suffix(".m4a"))
+    media.sound_only(path.with_suffix(".m4a"))
     path.with_suffix(".m4a").rename(path)
     return "not a picture"
 
@@ -523,7 +473,7 @@ def test_an_output_that_is_the_input(
 
 
 def test_an_output_that_is_the_background(clip: Path, tmp_path: Path, vidseg_command: Callable[..., Result]) -> None:
-    behind = write_clip(tmp_path / "waves.mp4")
+    behind = media.clip(tmp_path / "waves.mp4")
     before = behind.read_bytes()
     refused(vidseg_command("process", clip, "waves.mp4", "--bg", "waves.mp4"), "waves.mp4", "exists")
     assert behind.read_bytes() == before
@@ -590,7 +540,7 @@ sys.exit(main(sys.argv[1:]))
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
 @pytest.mark.parametrize("output", ["out.mp4", "out.mkv", "out/"])
 def test_a_file_that_may_not_grow(output: str, tmp_path: Path) -> None:
-    clip = write_clip(tmp_path / "clip.mp4", 12, (480, 640))
+    clip = media.clip(tmp_path / "clip.mp4", 12, (480, 640))
     write_noise(tmp_path / "noise.png")
     command = [sys.executable, "-c", LIMITED, "process", clip, output, "--bg", "noise.png", *LARGE[output[-1]]]
     done = subprocess.run(
@@ -604,7 +554,7 @@ def test_a_file_that_may_not_grow(output: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("output", ["disk/out.mp4", "disk/out.mkv", "disk/out/"])
 def test_a_full_disk(output: str, tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
-    clip = write_clip(tmp_path / "clip.mp4", 12, (480, 640))
+    clip = media.clip(tmp_path / "clip.mp4", 12, (480, 640))
     write_noise(tmp_path / "noise.png")
     program = tmp_path / "limited.py"
     program.write_text(LIMITED.replace("resource.setrlimit", "# "))
@@ -642,7 +592,7 @@ def write_photo(path: Path, size: tuple[int, int] = (40, 30)) -> Path:
         (_missing, ["talk.png", "does not exist"]),
         (_folder, ["talk.png", "no picture"]),
         (lambda path: Image.new("L", (20_000, 4)).save(path), ["talk.png", "20000"]),
-        (lambda path: write_clip(path.with_suffix(".mp4")).rename(path), ["talk.png", "not a picture"]),
+        (lambda path: media.clip(path.with_suffix(".mp4")).rename(path), ["talk.png", "not a picture"]),
     ],
 )
 @pytest.mark.parametrize("command", ["image", "matte"])
@@ -714,7 +664,7 @@ def test_pictures_of_odd_sizes(
 def test_what_was_done_is_kept_when_interrupted(
     output: str, number: signal.Signals, status: int, tmp_path: Path
 ) -> None:
-    write_clip(tmp_path / "long.mp4", 3000, (180, 320), gop=30)
+    media.clip(tmp_path / "long.mp4", 2000, (180, 320))
     write_noise(tmp_path / "noise.png")
     command = [sys.executable, "-m", "vidseg", "process", "long.mp4", output, "--bg", "noise.png", "--crf", "1"]
     child = subprocess.Popen(
