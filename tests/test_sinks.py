@@ -77,6 +77,11 @@ def transcode(source: Path, target: Path, **kwargs: Any) -> tuple[str, ...]:
     return sink.notes
 
 
+def read_notes(path: Path) -> tuple[str, ...]:
+    with PyAVSource(str(path)) as source:
+        return source.notes
+
+
 def threads() -> int:
     return len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 0
 
@@ -607,6 +612,102 @@ def test_any_sound_is_copied_or_told(tmp_path: Path, codec: str, suffix: str) ->
         with av.open(str(target)) as container:
             assert sum(f.samples for f in container.decode(audio=0)) >= 44000
     assert after[0][-1][1] > 0.9
+
+
+def test_a_transport_stream_becomes_an_mp4(tmp_path: Path) -> None:
+    """Its AAC is framed in another way, and its time begins late."""
+    source = media.clip(tmp_path / "a.ts", 60, audio=[("aac", "eng")])
+    assert transcode(source, tmp_path / "b.mp4") == ()
+    assert times(read(source)[1]) == times(read(tmp_path / "b.mp4")[1])
+    with av.open(str(tmp_path / "b.mp4")) as container:
+        sound = np.concatenate([f.to_ndarray()[0] for f in container.decode(audio=0)])
+    assert abs(int(np.abs(np.fft.rfft(sound[4800:52800] * np.hanning(48000))).argmax()) - 330) <= 1
+    assert len(_packets(source, "audio")[0]) == len(_packets(tmp_path / "b.mp4", "audio")[0])
+
+
+def test_a_cut_file_keeps_the_sound_that_is_there(tmp_path: Path) -> None:
+    source = media.clip(tmp_path / "a.mkv", 90, audio=[("aac", "eng")])
+    source.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
+    notes = transcode(source, tmp_path / "b.mp4")
+    assert notes == ()
+    before, after = _packets(source, "audio")[0], _packets(tmp_path / "b.mp4", "audio")[0]
+    assert [data for data, _ in before] == [data for data, _ in after] != []
+    source = media.clip(tmp_path / "c.mp4", 90, audio=[("aac", "eng")], container_options={"movflags": "faststart"})
+    source.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
+    transcode(source, tmp_path / "d.mp4")
+    assert len(_packets(tmp_path / "d.mp4", "audio")[0]) > 10
+
+
+def test_sound_whose_clock_was_set_back(tmp_path: Path) -> None:
+    first, second = (media.clip(tmp_path / f"{n}.ts", 90, audio=[("mp2", "eng")]) for n in "ab")
+    source = tmp_path / "joined.ts"
+    source.write_bytes(first.read_bytes() + second.read_bytes())
+    transcode(source, tmp_path / "b.mp4")
+    seconds = [time for _, time in _packets(tmp_path / "b.mp4", "audio")[0]]
+    assert all(a < b for a, b in itertools.pairwise(seconds))
+    assert seconds[-1] - seconds[0] == pytest.approx(6, abs=0.2)
+    shown = times(read(tmp_path / "b.mp4")[1])
+    assert float(shown[-1] - shown[0]) == pytest.approx(6, abs=0.2)
+
+
+def test_cover_picture(tmp_path: Path) -> None:
+    video, source = media.clip(tmp_path / "a.mp4", 10, audio=[("aac", "eng")]), tmp_path / "b.mp4"
+    with av.open(str(video)) as reader, av.open(str(source), "w") as container:
+        made = {s.index: container.add_stream_from_template(s, opaque=True) for s in reader.streams}
+        cover = container.add_stream("mjpeg", rate=1)
+        cover.height, cover.width, cover.pix_fmt = 48, 64, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        picture = cover.encode(media.picture(0).reformat(format="yuvj420p"))
+        data = bytes(picture[0])
+        container.mux(picture)
+        for packet in reader.demux():
+            if packet.size:
+                packet.stream = made[packet.stream.index]
+                container.mux(packet)
+    assert transcode(source, tmp_path / "c.mp4") == ()
+    with av.open(str(tmp_path / "c.mp4")) as container:
+        covers = [s for s in container.streams.video if s.disposition & av.stream.Disposition.attached_pic]
+        assert [bytes(p) for p in container.demux(covers) if p.size] == [data]
+    assert len(read(tmp_path / "c.mp4")[1]) == 10
+    assert "cover" in " ".join(transcode(source, tmp_path / "c.mkv"))
+
+
+def test_a_second_video_track_is_told(tmp_path: Path) -> None:
+    source = tmp_path / "a.mkv"
+    with av.open(str(media.clip(tmp_path / "one.mkv", 10))) as reader, av.open(str(source), "w") as container:
+        template = reader.streams.video[0]
+        tracks = [container.add_stream_from_template(template, opaque=True) for _ in range(2)]
+        for packet in list(reader.demux()):
+            if packet.size:
+                packet.stream = tracks[0]
+                container.mux(packet)
+    assert transcode(source, tmp_path / "b.mp4") == ()  # the source says it
+    assert "2 video tracks" in " ".join(read_notes(source))
+    with av.open(str(tmp_path / "b.mp4")) as container:
+        assert len(container.streams) == 1
+
+
+def test_attachments(tmp_path: Path) -> None:
+    source = tmp_path / "a.mkv"
+    with av.open(str(media.clip(tmp_path / "one.mkv", 10))) as reader, av.open(str(source), "w") as container:
+        track = container.add_stream_from_template(reader.streams.video[0], opaque=True)
+        container.add_attachment("face.ttf", "application/x-truetype-font", b"font" * 50)
+        for packet in list(reader.demux()):
+            if packet.size:
+                packet.stream = track
+                container.mux(packet)
+    assert transcode(source, tmp_path / "b.mkv") == ()
+    with av.open(str(tmp_path / "b.mkv")) as container:
+        (attachment,) = container.streams.attachments
+        assert (attachment.name, attachment.data) == ("face.ttf", b"font" * 50)
+    assert "attachment (face.ttf)" in " ".join(transcode(source, tmp_path / "b.mp4"))
+
+
+def test_a_pipe_is_read_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    sink = PyAVSink(str(tmp_path / "a.mp4"), info(), source=str(tmp_path / "pipe"))
+    write(sink, [frame(0)])
+    assert "read once only" in " ".join(sink.notes)
 
 
 def test_uncommon_metadata_survives(tmp_path: Path) -> None:

@@ -221,7 +221,10 @@ class PyAVSink:
         info, options = self._info, self._options
         if source is not None and options.audio:
             self._tracks = Tracks(source, self._format, self._notes)
-        container_options = self._tracks.container_options if self._tracks else {}
+        container_options = dict(self._tracks.container_options) if self._tracks else {}
+        if self._format in ("mp4", "mov"):
+            # The file's edit lists count in this unit: an offset of the pictures stays exact.
+            container_options["movie_timescale"] = str(max(1000, info.time_base.denominator))
         container = self._container = av.open(
             f"file:{self._temporary}",
             "w",

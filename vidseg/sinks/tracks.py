@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,7 +25,16 @@ if TYPE_CHECKING:
 
 # What the muxer writes itself, or what would be wrong in a new file.
 _CONTAINER_KEYS = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration"}
-_STREAM_KEYS = {"encoder", "duration", "rotate", "vendor_id", "number_of_frames", "number_of_bytes", "bps"}
+_STREAM_KEYS = {
+    "encoder",
+    "duration",
+    "rotate",
+    "vendor_id",
+    "number_of_frames",
+    "number_of_bytes",
+    "bps",
+    "alpha_mode",
+}
 # What an MP4 stores as it is; other keys need the muxer's ``use_metadata_tags``.
 _MP4_KEYS = {
     *("title", "artist", "album_artist", "composer", "album", "date", "comment", "genre", "copyright", "grouping"),
@@ -67,10 +77,14 @@ class Tracks:
         self._packets: Iterator[Packet[Any]] = iter(())
         self._waiting: Packet[Any] | None = None
         self._writers: dict[int, _Copy | _Recode | _Retext] = {}
+        self._dropped = 0
         self.shift = Fraction(0)
         """Seconds by which everything is later in the output."""
         if scheme(source) in ("rtsp", "rtsps", "rtmp", "rtmps", "rtmpt", "rtp", "srt", "udp"):
             notes.append("The sound of a live stream is not kept.")
+            return
+        if not scheme(source) and not os.path.isfile(source):
+            notes.append(f"{source} is read once only: its sound is not kept.")
             return
         try:
             self._container = open_container(source)
@@ -98,9 +112,10 @@ class Tracks:
         elif chapters:
             self._notes.append(f"The chapters are left out: {self._format} files have none.")
         for stream in container.streams:
-            # A chapter track is read as chapters; the demuxer has marked it as not to be read.
-            unread = stream.discard == Discard.all
-            if stream in pictures or unread or not self._attach(stream, output):
+            # A chapter track is read as chapters; the demuxer has marked it as not to be read. That other moving
+            # pictures are left out, is said by the source.
+            unread = stream.discard == Discard.all or stream in pictures
+            if unread or not self._attach(stream, output):
                 stream.discard = Discard.all
         if self._writers:
             self._packets = container.demux([container.streams[index] for index in self._writers])
@@ -122,14 +137,21 @@ class Tracks:
                 self._waiting = packet
                 return
             self._waiting = None
-            for made in self._writers[packet.stream.index](packet):
-                output.mux(made)
+            self._mux(output, self._writers[packet.stream.index](packet))
 
     def finish(self, output: OutputContainer) -> None:
         """Write what encoders still hold."""
         for writer in self._writers.values():
-            for made in writer.flush():
-                output.mux(made)
+            self._mux(output, writer.flush())
+        if self._dropped:
+            self._notes.append(f"{self._dropped} packets of the other tracks had impossible times and are left out.")
+
+    def _mux(self, output: OutputContainer, packets: Iterable[Packet[Any]]) -> None:
+        for packet in packets:
+            try:
+                output.mux(packet)
+            except av.error.ArgumentError:  # the muxer refuses one packet; the file is none the worse
+                self._dropped += 1
 
     def close(self) -> None:
         """Close the source. May be called again."""
@@ -159,6 +181,10 @@ class Tracks:
                 return packet
         return None
 
+    def _note(self, text: str) -> None:
+        if text not in self._notes:  # phones write several data tracks
+            self._notes.append(text)
+
     def _metadata(self) -> dict[str, str]:
         if self._container is None:
             return {}
@@ -168,15 +194,12 @@ class Tracks:
         """Add one track; return whether its packets are to be read."""
         cover = stream.type == "video" and bool(stream.disposition & Disposition.attached_pic)
         label = _label(stream)
-        if stream.type == "video" and not cover:
-            self._notes.append(f"The second video track {label}is left out.")
-            return False
         if cover and self._format not in ("mp4", "mov"):
             self._notes.append("The cover picture is left out.")
             return False
         if stream.type == "data":
             if "timecode" not in stream.metadata:  # a timecode is metadata of the picture track too
-                self._notes.append(f"The data track {label}is left out.")
+                self._note(f"The data track {label}is left out.")
             return False
         if stream.type == "attachment":
             if self._format == "matroska":
@@ -245,20 +268,24 @@ class _Copy:
     def __init__(self, made: Any) -> None:
         self.made = made
         self._last: int | None = None
+        self._offset = 0
 
     def __call__(self, packet: Packet[Any]) -> list[Packet[Any]]:
-        if packet.dts is None and packet.pts is None:
-            return []
-        if packet.dts is None:
-            packet.dts = packet.pts
-        dts = cast(int, packet.dts)
-        if self._last is not None and dts < self._last:
-            # Joined recordings set their clock back; a muxer refuses that.
-            shift = self._last - dts
-            packet.dts = self._last
-            if packet.pts is not None:
-                packet.pts += shift
-        self._last = packet.dts
+        dts = packet.dts if packet.dts is not None else packet.pts
+        if dts is None:
+            if self._last is not None:
+                return []
+            dts = packet.pts = 0  # a cover picture
+        shift = self._offset
+        if self._last is not None and dts + shift <= self._last:
+            behind = self._last - dts - shift
+            if behind * packet.time_base > 1:  # joined recordings set their clock back: go on from here
+                shift = self._offset = self._last + max(packet.duration or 0, 1) - dts
+            else:
+                shift += behind + 1
+        packet.dts = self._last = dts + shift
+        if packet.pts is not None:
+            packet.pts += shift
         packet.stream = self.made
         return [packet]
 

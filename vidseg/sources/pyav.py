@@ -38,6 +38,12 @@ _ANNOUNCED = ("mov,mp4", "matroska", "avi", "flv", "asf")
 _TOO_MANY_ERRORS = 100  # in a row, from the demuxer; a damaged file recovers sooner or never
 # Codecs of which every packet is one picture that is shown, unless it was coded in fields.
 _ONE_TO_ONE = {"h264", "hevc", "mjpeg", "prores", "ffv1"}
+# Side data of pictures that no encoder here takes.
+_LEFT_OUT = {
+    "A53_CC": "closed captions",
+    "DOVI_METADATA": "Dolby Vision hints",
+    "DYNAMIC_HDR_PLUS": "HDR10+ hints",
+}
 _MATRICES: dict[int, Matrix] = {
     1: "bt709",
     4: "bt601",  # FCC: differs from BT.601 in the third decimal
@@ -219,7 +225,7 @@ class PyAVSource:
             if other.index != stream.index:
                 other.discard = av.stream.Discard.all
         if len(streams) > 1:
-            self._note("streams", f"{self._name} holds {len(streams)} video streams: the best one was taken.")
+            self._note("streams", f"{self._name} holds {len(streams)} video tracks: all but the best are left out.")
         stream.thread_type = "AUTO"
         return stream
 
@@ -237,8 +243,11 @@ class PyAVSource:
         self._clock = _Clock(time_base, fps)
         rotation, mirrored = self._orientation(frame)
         self._target, depth = _target(frame)
-        if frame.format.name.startswith("yuva"):
+        if frame.format.name.startswith("yuva") or stream.metadata.get("alpha_mode", "0") != "0":
             self._note("alpha", f"The transparency of {self._name} is left out.")
+        for kind, what in _LEFT_OUT.items():
+            if _side_data(frame, kind):
+                self._note(kind, f"The {what} in the pictures of {self._name} are left out.")
         return StreamInfo(
             size=(frame.height, frame.width),
             fps=fps,
@@ -288,7 +297,7 @@ class PyAVSource:
                     return
                 packets = container.demux(self._stream)
                 continue
-            except (av.error.OSError, av.error.ExitError, av.error.HTTPError, OSError) as error:
+            except (av.error.FFmpegError, OSError) as error:
                 if not self._packets:
                     raise
                 self._cut(getattr(error, "strerror", None) or str(error))
@@ -337,7 +346,7 @@ class PyAVSource:
             frames = self._stream.decode(packet)
         except av.error.EOFError:
             return []
-        except (av.error.InvalidDataError, av.error.PatchWelcomeError, av.error.ArgumentError, ValueError):
+        except (av.error.FFmpegError, ValueError):
             self._corrupt += 1
             return []
         sound = [frame for frame in frames if not frame.is_corrupt and frame.width and frame.height]
@@ -670,7 +679,7 @@ def _reading(url: str) -> Iterator[None]:
     except av.error.EOFError as error:
         raise SourceError(f"{url} holds no frame that can be decoded.", url=url) from error
     except av.error.InvalidDataError as error:
-        if not scheme(url) and _lacks_index(url):
+        if os.path.isfile(url) and _lacks_index(url):
             message = (
                 f"{url} is cut off: its index (moov) is missing; "
                 "copy or record it again, or mend it with a tool such as untrunc."
