@@ -122,7 +122,7 @@ def _open_file(text: str, fit: Fit, view: _View) -> Background:
     if path.is_file() and (is_picture(path) or path.suffix.lower() in _PICTURE_SUFFIXES or path.stat().st_size == 0):
         if is_animated(path):
             return VideoBackground(lambda: _Animation(text), fit, view)
-        return PictureBackground(read_picture(path), fit, view)
+        return PictureBackground(read_picture(path, at_least=_LARGEST), fit, view)
     return VideoBackground(lambda: _Video(open_source(text)), fit, view)
 
 

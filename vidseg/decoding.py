@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 from vidseg.errors import SourceError, SourceNotFoundError
 from vidseg.frame import Size
@@ -31,7 +31,7 @@ _LIMIT = threading.Lock()
 
 
 class Picture(NamedTuple):
-    """One decoded picture; both arrays belong to the caller.
+    """One decoded picture. Its arrays may be read-only: a large picture is not copied for nothing.
 
     Attributes:
         rgb: ``(h, w, 3)`` uint8 or uint16, full range, sRGB transfer, not multiplied by alpha.
@@ -62,7 +62,7 @@ def read_picture(path: str | PathLike[str], at_least: Size | None = None) -> Pic
             image.draft(None, (max(at_least), max(at_least)))
         if _is_deep(image):
             return _read_deep(name, image)
-        return _to_picture(ImageOps.exif_transpose(image), image.info)
+        return _to_picture(image)
 
 
 def read_animation(path: str | PathLike[str]) -> Iterator[tuple[Picture, float]]:
@@ -77,8 +77,7 @@ def read_animation(path: str | PathLike[str]) -> Iterator[tuple[Picture, float]]
             image.load()
             # Browsers show a frame that asks for 10 ms or less for 100 ms; such files are made with that in mind.
             milliseconds = float(image.info.get("duration") or 0)
-            picture = _to_picture(ImageOps.exif_transpose(image), image.info)
-            yield picture, (milliseconds if milliseconds > 10 else 100.0) / 1000
+            yield _to_picture(image), (milliseconds if milliseconds > 10 else 100.0) / 1000
 
 
 def picture_size(path: str | PathLike[str]) -> Size:
@@ -176,8 +175,7 @@ def _read_deep(name: str, image: Image.Image) -> Picture:
         samples = cv2.cvtColor(samples, cv2.COLOR_GRAY2RGB)
     else:
         samples = cv2.cvtColor(samples, cv2.COLOR_BGRA2RGBA if samples.shape[2] == 4 else cv2.COLOR_BGR2RGB)
-    turned = np.ascontiguousarray(_turned(samples, int(image.getexif().get(0x0112, 1))))
-    return _split(turned)
+    return _split(samples, image)
 
 
 def _turned(samples: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
@@ -191,15 +189,18 @@ def _turned(samples: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
     return samples
 
 
-def _to_picture(image: Image.Image, info: dict[Any, Any]) -> Picture:
+def _to_picture(image: Image.Image) -> Picture:
     """Convert 8-bit samples of any mode to sRGB and alpha."""
-    clear = image.has_transparency_data
-    profile = info.get("icc_profile")
-    if image.mode in ("P", "PA", "1", "La", "RGBa") or (clear and "A" not in image.mode):
-        image = image.convert("RGBA" if clear else "RGB")
+    wanted = "RGBA" if image.has_transparency_data else "RGB"
+    profile = image.info.get("icc_profile")
+    converted = image
+    if image.mode in ("P", "PA", "1", "La", "RGBa") or (wanted == "RGBA" and "A" not in image.mode):
+        converted = image.convert(wanted)
     if profile:
-        image = _to_srgb(image, profile)
-    return _split(np.array(image.convert("RGBA" if clear else "RGB")))
+        converted = _to_srgb(converted, profile)
+    if converted.mode != wanted:
+        converted = converted.convert(wanted)
+    return _split(np.asarray(converted), image)
 
 
 def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
@@ -221,10 +222,11 @@ def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     return converted
 
 
-def _split(samples: npt.NDArray[Any]) -> Picture:
-    """Part RGB(A) into colour and alpha; an alpha that is opaque everywhere is None."""
+def _split(samples: npt.NDArray[Any], image: Image.Image) -> Picture:
+    """Turn RGB(A) upright and part it into colour and alpha; an alpha that is opaque everywhere is None."""
+    samples = _turned(samples, int(image.getexif().get(0x0112, 1)))
     if samples.shape[2] == 3:
-        return Picture(samples, None)
+        return Picture(np.ascontiguousarray(samples), None)
     alpha = np.ascontiguousarray(samples[..., 3])
     opaque = bool(alpha.min() == np.iinfo(alpha.dtype).max)
     return Picture(np.ascontiguousarray(samples[..., :3]), None if opaque else alpha)
