@@ -76,7 +76,7 @@ class Smoother:
             return self._restart(alpha, picture)
 
         change = picture - self._reference
-        change -= np.float32(np.clip(np.median(change[::4, ::4]), -_EXPOSURE_CAP, _EXPOSURE_CAP))
+        change -= np.float32(np.clip(np.median(change[::8, ::8]), -_EXPOSURE_CAP, _EXPOSURE_CAP))
         still = _stillness(change, self._threshold)
         if still.mean() < 1 - _CUT_SHARE:
             return self._restart(alpha, picture)
@@ -113,7 +113,7 @@ def _stillness(change: npt.NDArray[np.float32], threshold: float) -> npt.NDArray
     moved = np.abs(_over_3x3(change, np.add))
     moved *= np.float32(1 / 9)
     # The median is the noise as long as less than half of the picture moves, 1.5 of it is about sigma.
-    noise = min(1.5 * float(np.median(moved[::4, ::4])), _NOISE_CAP)
+    noise = min(1.5 * float(np.median(moved[::8, ::8])), _NOISE_CAP)
     low = threshold + 2 * noise
     moved = _over_3x3(moved, np.maximum)
     # From 1 at ``low`` down to 0 at twice of it.
