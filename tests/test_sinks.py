@@ -311,6 +311,13 @@ def test_codecs(tmp_path: Path, codec: str, depth: int) -> None:
     assert (made.color.matrix, made.color.full_range) == ("bt709", False)
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+def test_hevc_is_tagged_as_apple_wants_it(tmp_path: Path, suffix: str) -> None:
+    write(PyAVSink(str(tmp_path / f"a{suffix}"), info(), OutputOptions(codec="hevc")), [frame(n) for n in range(3)])
+    with av.open(str(tmp_path / f"a{suffix}")) as container:
+        assert container.streams.video[0].codec_context.codec_tag == "hvc1"
+
+
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (18, 10), (361, 641)], ids=str)
 @pytest.mark.parametrize("codec", ["h264", "hevc", "av1", "vp9"])
 def test_any_size(tmp_path: Path, codec: str, size: tuple[int, int]) -> None:

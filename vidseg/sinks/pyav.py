@@ -272,6 +272,8 @@ class PyAVSink:
         }
         for key, value in self._tags.items():
             setattr(context, key, value)
+        if encoder.canonical_name == "hevc" and self._format in ("mp4", "mov"):
+            context.codec_tag = "hvc1"  # players of Apple know no other
         if self._format in _TURNED:
             if info.rotation or info.mirrored:
                 stream.set_display_rotation(info.rotation, hflip=info.mirrored)

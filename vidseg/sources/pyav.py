@@ -300,7 +300,9 @@ class PyAVSource:
             except (av.error.FFmpegError, OSError) as error:
                 if not self._packets:
                     raise
-                self._cut(getattr(error, "strerror", None) or str(error))
+                silent = isinstance(error, av.error.ExitError)
+                reason = f"no answer for {TIMEOUT:.0f} seconds" if silent else getattr(error, "strerror", None)
+                self._cut(reason or str(error))
                 return
             errors = 0
             yield packet
