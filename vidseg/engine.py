@@ -263,17 +263,34 @@ def open_engine(
         rows = [row for row in _RUNTIMES if row.name == runtime]
         if not rows:
             raise ValueError(f"{runtime = } is not one of auto, {', '.join(row.name for row in _RUNTIMES)}")
-        return _adapter(rows[0]).open(spec, size, threads, precision)
+        return _proved(_adapter(rows[0]).open(spec, size, threads, precision))
     reasons = []
     for row in _automatic():
         try:
-            return _adapter(row).open(spec, size, threads, precision)
+            return _proved(_adapter(row).open(spec, size, threads, precision))
         except ModelMismatchError:
             raise  # a damaged model is not mended by another runtime
         except (EngineError, MissingDependencyError) as error:
             log.info("runtime %s was skipped: %s", row.name, error)
             reasons.append(f"{row.name}: {error}")
     raise EngineError("no runtime can run the network here:\n" + "\n".join(reasons), path=str(spec.folder))
+
+
+def _proved(engine: Engine) -> Engine:
+    """Return ``engine`` once a picture went through it: what cannot run says so now, and the first frame is fast."""
+    try:
+        alpha = engine.infer(np.zeros((1, 3, *engine.size), np.float32))
+        if alpha.shape != (1, *engine.size) or not (alpha.min() >= -0.01 and alpha.max() <= 1.01):
+            raise ModelMismatchError(
+                f"{engine.spec.folder} on {engine.runtime} does not return an alpha: its files are not the network "
+                "that its manifest describes",
+                path=str(engine.spec.folder),
+                runtime=engine.runtime,
+            )
+    except BaseException:
+        engine.close()
+        raise
+    return engine
 
 
 def list_runtimes() -> list[tuple[str, bool, str]]:

@@ -41,7 +41,7 @@ class OpenVinoEngine:
 
     def __init__(self, spec: ModelSpec, size: Size, threads: int | None, precision: Precision | None) -> None:
         self.spec, self.size = spec, size
-        precision = precision or "int8"
+        precision = precision or ("int8" if "onnx-int8" in spec.files else "fp32")
         if precision not in ("fp32", "bf16", "int8"):
             raise EngineError(f"runtime openvino knows fp32, bf16 and int8, not {precision}", runtime="openvino")
         self.runtime = f"openvino {precision} (CPU)"

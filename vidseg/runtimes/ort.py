@@ -31,7 +31,7 @@ class OrtEngine:
 
     def __init__(self, spec: ModelSpec, size: Size, threads: int | None, precision: Precision | None) -> None:
         self.spec, self.size = spec, size
-        precision = precision or "int8"
+        precision = precision or ("int8" if "onnx-int8" in spec.files else "fp32")
         if precision not in ("fp32", "int8"):
             raise EngineError(f"runtime onnxruntime knows fp32 and int8, not {precision}", runtime="onnxruntime")
         self.runtime = f"onnxruntime {precision} (CPU)"
@@ -41,9 +41,10 @@ class OrtEngine:
         options.log_severity_level = 3
         options.add_free_dimension_override_by_name("H", size[0])
         options.add_free_dimension_override_by_name("W", size[1])
+        data = spec.read(f"onnx-{precision}")
         with self._errors():
             self._session: onnxruntime.InferenceSession | None = onnxruntime.InferenceSession(
-                spec.read(f"onnx-{precision}"), options, providers=["CPUExecutionProvider"]
+                data, options, providers=["CPUExecutionProvider"]
             )
         streams = cpu_threads(threads)
         # The session's own threads spin while they wait, or are slow to start if told not to; these do neither.
@@ -73,5 +74,5 @@ class OrtEngine:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except RuntimeError as error:  # the root of all that ONNX Runtime raises
+        except Exception as error:  # what ONNX Runtime raises has no other root
             raise EngineError(f"{self.spec.name} on onnxruntime: {error}", runtime="onnxruntime") from error
