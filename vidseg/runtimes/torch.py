@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
+import safetensors
 import safetensors.torch
 import torch
 from torch import nn
@@ -71,11 +72,11 @@ class TorchEngine:
         self.runtime = f"torch {precision} ({_device_name(self._device)})"
         self._dtype = _DTYPES[precision]
         self._threads = threads
-        state = safetensors.torch.load(spec.read("weights"))
+        data = spec.read("weights")
         try:
             net = build(spec.architecture)
-            net.load_state_dict(state)
-        except (RuntimeError, TypeError) as error:
+            net.load_state_dict(safetensors.torch.load(data))
+        except (RuntimeError, TypeError, safetensors.SafetensorError) as error:
             raise ModelMismatchError(
                 f"the weights of {spec.name} are not the network that its manifest describes: {error}", runtime="torch"
             ) from error
