@@ -56,7 +56,7 @@ class Compositor:
                 with timings.measure("smooth"):
                     alpha = self._smoother(alpha, matte.guide, frame.time)
             with timings.measure("refine"):
-                full = refine(alpha, frame)
+                full = refine(alpha, frame, matte.guide)
                 if frame.alpha is not None:  # what a picture had cut away already stays away
                     full = ((full.astype(np.uint16) * frame.alpha + 127) // 255).astype(np.uint8)
             if self._background is None:

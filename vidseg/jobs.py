@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import replace
 
 from vidseg.backgrounds import Fit, TransparentBackground, open_background
@@ -15,6 +15,9 @@ from vidseg.sinks.pictures import is_pictures as writes_pictures
 from vidseg.smoothing import Smoother
 from vidseg.sources import open_source
 from vidseg.sources.pictures import is_pictures as reads_pictures
+
+_BATCH_PIXELS = 17_000_000
+"""A batch of frames waits in memory as a whole: eight of 1080p, two of 4K."""
 
 
 def process_video(
@@ -87,18 +90,21 @@ def _run(
         info = opened.info
         behind = None
         if background is not None:
-            behind = stack.enter_context(
-                closing(open_background(background, fit, rotation=info.rotation, sample_aspect=info.sample_aspect))
+            behind = open_background(
+                background, fit, rotation=info.rotation, sample_aspect=info.sample_aspect, mirrored=info.mirrored
             )
+            stack.callback(behind.close)
             transparent = isinstance(behind, TransparentBackground)
             options = replace(options, content="transparent" if transparent else "opaque")
         else:
             options = replace(options, content="grey", audio=False)
-        segmenter = stack.enter_context(
-            closing(Segmenter(model, runtime, threads=threads, rotation=info.rotation, size=info.size))
+        segmenter = Segmenter(
+            model, runtime, threads=threads, rotation=info.rotation, sample_aspect=info.sample_aspect, size=info.size
         )
+        stack.callback(segmenter.close)
         compositor = Compositor(segmenter, behind, Smoother() if smooth else None, decontaminate=decontaminate)
         carried = None if reads_pictures(source) or writes_pictures(output) or not options.audio else source
         sink = open_sink(output, info, options, source=carried)
-        stats = Pipeline(opened, compositor, sink, batch=segmenter.batch).run(progress, runtime=segmenter.runtime)
+        batch = max(1, min(segmenter.batch, _BATCH_PIXELS // (info.size[0] * info.size[1])))
+        stats = Pipeline(opened, compositor, sink, batch=batch).run(progress, runtime=segmenter.runtime)
         return replace(stats, output=output, model=segmenter.model, runtime=segmenter.runtime)
