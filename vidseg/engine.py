@@ -245,7 +245,7 @@ def open_engine(
         runtime: ``auto`` (the best that works here; its name is in ``Engine.runtime``), or one by name, which is never
             replaced by another.
         size: Input size; None is the model's first.
-        threads: CPU threads; None leaves it to the runtime.
+        threads: CPU threads, each for a picture of its own; None is all cores, four at most.
         precision: ``fp32``, ``int8`` …; None is the fastest of the runtime on this machine.
 
     Raises:
