@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -12,7 +11,7 @@ from typer.main import get_command
 
 import vidseg
 from vidseg.cli import demo, doctor, models, options, pictures, signals, video
-from vidseg.cli.console import FAILED, one_line, say
+from vidseg.cli.console import FAILED, lose_output, one_line, say
 
 USAGE = 2
 
@@ -69,10 +68,8 @@ def run(arguments: Sequence[str]) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
         return status if isinstance(status, int) else 0
-    except BrokenPipeError:
-        # Whoever read the output has gone (``vidseg doctor | head``): end without a word, now and at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
+    except OSError as error:
+        return lose_output(error)
     except typer.Abort:
         if signals.heard():
             raise KeyboardInterrupt from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,17 @@ def say(text: str) -> None:
             print(f"vidseg: {one_line(text)}", file=sys.stderr, flush=True)
 
 
+def lose_output(error: OSError) -> int:
+    """Give up standard output, now and at exit; returns the exit status.
+
+    Whoever read it may have gone (``vidseg doctor | head``): that is no reason for a word.
+    """
+    if not isinstance(error, BrokenPipeError):
+        say(f"standard output cannot be written: {error.strerror}")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return FAILED
+
+
 @dataclass(frozen=True, slots=True)
 class Console:
     """How much one run says.
@@ -52,7 +64,18 @@ class Console:
     def result(self, values: Mapping[str, object]) -> None:
         """Write the one JSON object, if it was asked for."""
         if self.as_json:
-            print(json.dumps(values, default=str), flush=True)
+            self._print(json.dumps(values, default=str))
+
+    def answer(self, text: str) -> None:
+        """Write what a person has asked for to standard output, unless it goes there as JSON."""
+        if not (self.quiet or self.as_json):
+            self._print(text)
+
+    def _print(self, text: str) -> None:
+        try:
+            print(text, flush=True)
+        except OSError as error:
+            raise typer.Exit(lose_output(error)) from None
 
     def fail(self, text: str, **values: object) -> typer.Exit:
         """Say why a run failed; returns what to raise."""
@@ -70,8 +93,6 @@ class Console:
         """Turn whatever the block raises into one sentence and an exit status."""
         try:
             yield
-        except BrokenPipeError:
-            raise
         except KeyboardInterrupt as error:
             raise self._interrupted(getattr(error, "partial", None)) from None
         except Exception as error:

@@ -65,6 +65,5 @@ def demo(
         console.note(f"{stats.frames} frames in {stats.seconds:.1f} s ({stats.fps:.1f} fps) on {stats.runtime}")
         paths = {name: str(path) for name, path in files._asdict().items()}
         console.result({**paths, "frames": stats.frames, "seconds": stats.seconds, "fps": stats.fps})
-        if not (quiet or as_json):
-            for name, path in paths.items():
-                print(f"{name.replace('_', '/'):12}  {one_line(path)}")
+        for name, path in paths.items():
+            console.answer(f"{name.replace('_', '/'):12}  {one_line(path)}")

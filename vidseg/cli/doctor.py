@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import platform
 import sys
@@ -27,8 +28,16 @@ PACKAGES = (
     ("numba", "numba"),
 )
 """What the base installation stands on: name of the module, and of the package that brings it."""
-HARDWARE = ("nvenc", "qsv", "amf", "videotoolbox", "vaapi", "v4l2m2m", "mf")
-"""How FFmpeg's hardware encoders end: NVIDIA, Intel, AMD, Apple, Linux (VA-API, V4L2), Windows."""
+HARDWARE = {
+    "nvenc": "needs an NVIDIA GPU and its driver",
+    "qsv": "needs an Intel GPU and its driver",
+    "amf": "needs an AMD GPU and its driver",
+    "videotoolbox": "needs macOS",
+    "vaapi": "needs a GPU that /dev/dri shows, and its VA-API driver",
+    "v4l2m2m": "needs an encoder that /dev/video* shows",
+    "mf": "needs Windows and an encoder that its Media Foundation knows",
+}
+"""How the names of FFmpeg's hardware encoders end, and what mends one that does not open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +48,7 @@ class Finding:
         kind: ``runtime``, ``model``, ``codec``, ``hardware`` or ``library``, ``cache``.
         name: Of the thing.
         usable: Whether it works.
-        detail: On what it runs, or why it does not and what mends that.
+        detail: On what it runs, or what mends it and why it does not run.
     """
 
     kind: str
@@ -66,7 +75,7 @@ def doctor(as_json: opt.JsonOption = False, verbose: opt.VerboseOption = False) 
         }
         console.result({**machine, "usable": not lacking, "findings": [asdict(finding) for finding in findings]})
         if not as_json:
-            _show(machine, findings, lacking)
+            console.answer(_report(machine, findings, lacking))
         if lacking:
             raise typer.Exit(1)
 
@@ -137,9 +146,10 @@ def codecs() -> Iterator[Finding]:
         none = f"{', '.join(encoders)} missing in this build of FFmpeg: install PyAV from its wheel"
         yield Finding("codec", codec, bool(works), works[0] if works else reasons or none)
     for encoder in sorted(listed):
-        if encoder.endswith(HARDWARE) and encoder.split("_")[0] in opt.CODECS and _is_encoder(encoder):
+        codec, _, kind = encoder.partition("_")
+        if codec in opt.CODECS and kind in HARDWARE and _is_encoder(encoder):
             reason = _opens(encoder)
-            yield Finding("hardware", encoder, not reason, reason or f"--codec {encoder}")
+            yield Finding("hardware", encoder, not reason, f"{HARDWARE[kind]} ({reason})" if reason else "")
 
 
 def _is_encoder(name: str) -> bool:
@@ -213,22 +223,27 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _show(machine: dict[str, object], findings: list[Finding], lacking: list[str]) -> None:
+def _report(machine: dict[str, object], findings: list[Finding], lacking: list[str]) -> str:
     from rich.console import Console as Terminal
     from rich.table import Table
     from rich.text import Text
 
-    terminal = Terminal(highlight=False, soft_wrap=not sys.stdout.isatty())
-    for name, value in machine.items():
-        terminal.print(Text(f"{name:10} {value}"))
+    on_terminal = sys.stdout is not None and sys.stdout.isatty()
+    terminal = Terminal(
+        file=io.StringIO(), force_terminal=on_terminal, highlight=False, width=None if on_terminal else 200
+    )
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     for kind in dict.fromkeys(finding.kind for finding in findings):
         table.add_row("")
         for finding in (finding for finding in findings if finding.kind == kind):
             state = Text("usable", "green") if finding.usable else Text("not usable", "yellow")
             table.add_row(Text(kind, "dim"), Text(finding.name), state, Text(one_line(finding.detail)))
+    for name, value in machine.items():
+        terminal.print(Text(f"{name:10} {value}"))
     terminal.print(table)
     terminal.print()
     for sentence in lacking:
         terminal.print(Text(sentence, "red"))
     terminal.print(Text("Videos can be processed here." if not lacking else "Videos cannot be processed here."))
+    assert isinstance(terminal.file, io.StringIO)
+    return "\n".join(line.rstrip() for line in terminal.file.getvalue().splitlines())

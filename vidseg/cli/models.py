@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vidseg.cli import options as opt
-from vidseg.cli.console import Console
+from vidseg.cli.console import Console, one_line
 
 if TYPE_CHECKING:
     from vidseg.engine import ModelSpec
@@ -21,14 +21,12 @@ def models(as_json: opt.JsonOption = False, verbose: opt.VerboseOption = False) 
 
         found = list_models()
         console.result({"models": [described(spec) for spec in found]})
-        if as_json:
-            return
         for spec in found:
             sizes = ", ".join(f"{width}x{height}" for height, width in spec.sizes)
-            print(f"{spec.name}  {spec.summary}")
-            print(f"    input {sizes}; licence {spec.licence}; {spec.folder}")
+            console.answer(f"{spec.name}  {spec.summary}")
+            console.answer(f"    input {sizes}; licence {spec.licence}; {one_line(str(spec.folder))}")
         if not found:
-            print("This installation carries no models: install vidseg again.")
+            console.answer("This installation carries no models: install vidseg again.")
 
 
 def described(spec: ModelSpec) -> dict[str, object]:
