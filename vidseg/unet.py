@@ -8,6 +8,7 @@ arXiv:1609.05158), because convolutions at full input size would cost more than 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -34,8 +35,7 @@ class UNet(nn.Module):
         super().__init__()
         self.stem = _block(3, channels[0], 2)
         self.encoder = nn.ModuleList(
-            nn.Sequential(_block(fine, coarse, 2), _block(coarse, coarse))
-            for fine, coarse in zip(channels, channels[1:], strict=False)
+            nn.Sequential(_block(fine, coarse, 2), _block(coarse, coarse)) for fine, coarse in pairwise(channels)
         )
         self.bottom = _block(channels[-1], channels[-1])
         self.decoder = nn.ModuleList(
@@ -47,7 +47,7 @@ class UNet(nn.Module):
     @property
     def multiple(self) -> int:
         """Height and width of the input must be multiples of this."""
-        return 2 ** (len(self.encoder) + 1)
+        return 1 << (len(self.encoder) + 1)
 
     def forward(self, src: Tensor) -> Tensor:
         """Return logits ``(N, 1, H, W)`` for ``src`` ``(N, 3, H, W)``, normalised RGB."""

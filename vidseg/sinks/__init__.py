@@ -35,9 +35,9 @@ class OutputOptions:
 class Sink(Protocol):
     """Takes frames in order of presentation.
 
-    Guaranteed to an implementation: one thread writes; then exactly one of ``commit`` and ``abort`` is called. Guaranteed by
-    it: nothing stands under the output's own name before ``commit`` has returned; an error is a ``SinkError``.
-    New sinks are added to ``tests/test_sinks.py``.
+    Guaranteed to an implementation: one thread writes; then exactly one of ``commit`` and ``abort`` is called.
+    Guaranteed by it: nothing stands under the output's own name before ``commit`` has returned; an error is a
+    ``SinkError``. New sinks are added to ``tests/test_sinks.py``.
     """
 
     def write(self, frame: Frame) -> None:

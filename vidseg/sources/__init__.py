@@ -14,8 +14,9 @@ class Source(Protocol):
 
     Guaranteed to an implementation: one thread iterates, ``close`` is called at least once, perhaps from another
     thread while the first waits for a frame. Guaranteed by it: the iteration ends at the end of the stream or soon
-    after ``close``; ``pts`` strictly increases; every frame has the size, depth and chroma of ``info``; a corrupt frame is counted and
-    skipped; what cannot be read is a ``SourceError``. New sources are added to ``tests/test_sources.py``.
+    after ``close``; ``pts`` strictly increases; every frame has the size, depth and chroma of ``info``; a corrupt
+    frame is counted and skipped; what cannot be read is a ``SourceError``. New sources are added to
+    ``tests/test_sources.py``.
     """
 
     @property

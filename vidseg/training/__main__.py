@@ -1,4 +1,4 @@
-"""``python -m vidseg.training --data DIR``: train ``unet-s`` from nothing, resume after a kill, keep the best weights."""
+"""``python -m vidseg.training --data DIR``: train ``unet-s`` from nothing; a second call goes on after a kill."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -22,29 +23,47 @@ from vidseg.unet import UNet
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training at one picture area: progressive resizing, small and fast first."""
+    """A stretch of training at one picture area: progressive resizing, small and fast first.
+
+    Attributes:
+        sizes: ``(h, w)``; each batch has one of them.
+        steps: How many batches.
+        batch: Pictures in each.
+        peak: A new cosine starts here, from this learning rate; None goes on with the one before.
+    """
 
     sizes: tuple[tuple[int, int], ...]
     steps: int
     batch: int
+    peak: float | None = None
 
 
 PHASES = (
-    Phase(((64, 128), (96, 96), (96, 128), (128, 96), (64, 96), (96, 64)), 4000, 48),
+    Phase(((64, 128), (96, 96), (96, 128), (128, 96), (64, 96), (96, 64)), 4000, 48, peak=3e-3),
     Phase(((96, 160), (96, 160), (160, 96), (128, 128), (128, 160)), 3600, 32),
     Phase(((160, 256), (160, 256), (256, 160), (192, 224), (192, 192)), 2400, 24),
+    Phase(((160, 256), (160, 256), (256, 160), (192, 224), (192, 192)), 2400, 24, peak=1e-3),
 )
-LEARNING_RATE = 3e-3
 WARM_UP = 300
 MEAN = STD = 0.5
 """The network sees RGB in [-1, 1]."""
 
 
-def learning_rate(step: int, steps: int) -> float:
-    """Warm-up, then half a cosine (Loshchilov & Hutter 2017, arXiv:1608.03983)."""
+def learning_rate(step: int) -> float:
+    """Warm-up, then half a cosine; with warm restarts (Loshchilov & Hutter 2017, arXiv:1608.03983)."""
+    cycles: list[tuple[float, int]] = []
+    for phase in PHASES:
+        if phase.peak is not None:
+            cycles.append((phase.peak, phase.steps))
+        else:
+            cycles[-1] = cycles[-1][0], cycles[-1][1] + phase.steps
+    for peak, steps in cycles:
+        if step < steps:
+            break
+        step -= steps
     if step < WARM_UP:
-        return LEARNING_RATE * (step + 1) / WARM_UP
-    return LEARNING_RATE * (0.005 + 0.995 * 0.5 * (1 + math.cos(math.pi * (step - WARM_UP) / (steps - WARM_UP))))
+        return peak * (step + 1) / WARM_UP
+    return peak * (0.005 + 0.995 * 0.5 * (1 + math.cos(math.pi * (step - WARM_UP) / (steps - WARM_UP))))
 
 
 def normalised(rgb: Tensor) -> Tensor:
@@ -58,12 +77,12 @@ def validate(net: nn.Module, data: Path) -> dict[str, float]:
     net.eval()
     report = {}
 
-    def alpha_of(rgb: np.ndarray) -> np.ndarray:
+    def alpha_of(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         landscape = rgb.shape[1] > rgb.shape[0]
         small = cv2.resize(rgb, (256, 160) if landscape else (160, 256), interpolation=cv2.INTER_AREA)
         with torch.autocast("cpu", torch.bfloat16):
             logits = net(normalised(torch.from_numpy(small).permute(2, 0, 1)[None]))
-        return logits.float().sigmoid()[0, 0].numpy()
+        return np.asarray(logits.float().sigmoid()[0, 0].numpy())
 
     for name, pictures in read_labelled(data, "val").items():
         scores = []
@@ -80,7 +99,7 @@ def validate(net: nn.Module, data: Path) -> dict[str, float]:
 
 
 def train(args: argparse.Namespace) -> None:
-    """Run all phases, checkpointing to ``args.out`` every few minutes; a second call goes on where the first stopped."""
+    """Run all phases, with a checkpoint in ``args.out`` every few minutes; a second call goes on from there."""
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     random.seed(args.seed)
@@ -113,7 +132,7 @@ def train(args: argparse.Namespace) -> None:
         started, first, running = time.time(), step, 0.0
         for rgb, alpha, weight in loader:
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, steps)
+                group["lr"] = learning_rate(step)
             net.train()
             with torch.autocast("cpu", torch.bfloat16):
                 logits = net(normalised(rgb))

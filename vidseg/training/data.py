@@ -19,6 +19,7 @@ import torch
 from torch.utils.data import IterableDataset
 
 Array = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
 Rng = np.random.Generator
 
 LONG_SIDE = 400
@@ -108,12 +109,21 @@ def read_rooms(data: Path, split: str) -> list[Array]:
     return [_resized(room, LONG_SIDE / max(room.shape)) for room in rooms]
 
 
+SHARES = {
+    "ccp": 5.0,
+    "vikram": 6.0,
+    "pennfudan": 1.0,
+    "coco": 0.3,
+    "davidg": 1.5,
+    "ccp_unlabelled-still": 4.0,
+    "facemask-still": 3.0,
+    "echomimic2-still": 0.5,
+}
+"""How often a set is drawn; sets that are not named count by the square root of their clips."""
+
+
 class Bank:
     """All training pictures, drawn evenly over persons and by a fixed share over sets."""
-
-    SHARES = {"ccp": 5.0, "vikram": 6.0, "pennfudan": 1.0, "coco": 0.3, "davidg": 1.5, "ccp_unlabelled-still": 4.0,
-              "facemask-still": 3.0, "echomimic2-still": 0.5}  # fmt: skip
-    """How often a set is drawn; sets that are not named count by the square root of their clips."""
 
     def __init__(self, data: Path) -> None:
         self.rooms = read_rooms(data, "train")
@@ -125,7 +135,7 @@ class Bank:
             for picture in pictures:
                 persons.setdefault(picture.person, []).append(picture)
             self._persons.append(list(persons.values()))
-            shares.append(self.SHARES.get(name, 0.35 * len(persons) ** 0.5))
+            shares.append(SHARES.get(name, 0.35 * len(persons) ** 0.5))
         self._shares = np.asarray(shares) / sum(shares)
         self._real = np.asarray([sets[name][0].own_background for name in sets])
         self._real_shares = self._shares * self._real / (self._shares * self._real).sum()
@@ -199,12 +209,12 @@ def _warp(image: Array, matrix: npt.NDArray[np.float64], size: tuple[int, int], 
 # --- light, sensor, codec ---------------------------------------------------------------------------------------
 
 
-def _relight(rng: Rng, image: npt.NDArray[np.float32], strength: float) -> npt.NDArray[np.float32]:
+def _relight(rng: Rng, image: Floats, strength: float) -> Floats:
     """Change exposure, white balance, gamma, contrast, saturation and add a light that falls off to one side."""
     height, width = image.shape[:2]
     image = image * np.exp(rng.normal(0, 0.12 * strength, 3) + rng.normal(0, 0.22 * strength)).astype(np.float32)
     image = np.clip(image, 0, 1.2) ** np.float32(np.exp(rng.normal(0, 0.2 * strength)))
-    grey = image @ np.float32([0.3, 0.59, 0.11])
+    grey = image @ np.asarray([0.3, 0.59, 0.11], np.float32)
     saturation = np.float32(np.clip(rng.normal(1, 0.3 * strength), 0, 2))
     image = grey[..., None] + (image - grey[..., None]) * saturation
     image = (image - 0.45) * np.float32(np.exp(rng.normal(0, 0.15 * strength))) + np.float32(0.45)
@@ -216,17 +226,18 @@ def _relight(rng: Rng, image: npt.NDArray[np.float32], strength: float) -> npt.N
     return image
 
 
-def _degrade(rng: Rng, image: npt.NDArray[np.float32]) -> Array:
+def _degrade(rng: Rng, image: Floats) -> Array:
     """Add what a cheap camera adds: motion blur, defocus, low light with noise, JPEG."""
     if rng.random() < 0.25:
         if rng.random() < 0.5:
             length = int(rng.integers(3, 8))
             kernel = np.zeros((length, length), np.float32)
-            cv2.line(kernel, *[(int(v[0]), int(v[1])) for v in rng.integers(0, length, (2, 2))], 1.0)
+            start, end = ((int(x), int(y)) for x, y in rng.integers(0, length, (2, 2)))
+            cv2.line(kernel, start, end, (1.0,))
             kernel[length // 2, length // 2] = 1.0
-            image = cv2.filter2D(image, -1, kernel / kernel.sum())
+            image = np.asarray(cv2.filter2D(image, -1, kernel / kernel.sum()), np.float32)
         else:
-            image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.4))
+            image = np.asarray(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.4)), np.float32)
     if rng.random() < 0.15:
         image = image * np.float32(rng.uniform(0.2, 0.6))
     if rng.random() < 0.4:
@@ -239,7 +250,7 @@ def _degrade(rng: Rng, image: npt.NDArray[np.float32]) -> Array:
     return out
 
 
-def _float(image: Array) -> npt.NDArray[np.float32]:
+def _float(image: Array) -> Floats:
     return image.astype(np.float32) * np.float32(1 / 255)
 
 
@@ -270,7 +281,7 @@ def draw_sample(rng: Rng, bank: Bank, size: tuple[int, int]) -> tuple[Array, Arr
         return _degrade(rng, _relight(rng, _float(rgb), 1.0)), alpha, known
     image, total = _float(_backdrop(rng, bank, size)), np.zeros(size, np.float32)
     if rng.random() < 0.3:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.5, 4))
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.5, 4)), np.float32)
     image = _relight(rng, image, 0.8)
     for _ in range(2 if rng.random() < 0.15 else 1):
         picture = bank.draw(rng, own_background=False)
@@ -278,15 +289,14 @@ def draw_sample(rng: Rng, bank: Bank, size: tuple[int, int]) -> tuple[Array, Arr
         # What is cut off at the picture's edge may not float in the room: stay inside the picture then.
         touches = max(int(whole[-1].max()), int(whole[:, 0].max()), int(whole[:, -1].max())) > 127
         matrix = _matrix(rng, _window(rng, whole, size, confine=touches and rng.random() < 0.9), size)
-        rgb = _float(_warp(picture.rgb, matrix, size, cv2.BORDER_REPLICATE))
-        replicate = cv2.BORDER_REPLICATE if touches else cv2.BORDER_CONSTANT
-        alpha = _float(_warp(whole, matrix, size, replicate))
+        person = _float(_warp(picture.rgb, matrix, size, cv2.BORDER_REPLICATE))
+        beyond = cv2.BORDER_REPLICATE if touches else cv2.BORDER_CONSTANT
+        soft = _float(_warp(whole, matrix, size, beyond))
         # The rim still carries the old background's colour; a slightly smaller alpha keeps it out of the picture.
-        alpha = np.clip(cv2.GaussianBlur(alpha, (3, 3), 0) * 1.25 - 0.25, 0, 1)
-        image = image + alpha[..., None] * (_relight(rng, rgb, 0.8) - image)
-        total = total + alpha * (1 - total)
-    image = _degrade(rng, _relight(rng, image, 0.6))
-    return image, (total * 255 + 0.5).astype(np.uint8), known
+        soft = np.asarray(np.clip(cv2.GaussianBlur(soft, (3, 3), 0) * 1.25 - 0.25, 0, 1), np.float32)
+        image = image + soft[..., None] * (_relight(rng, person, 0.8) - image)
+        total = total + soft * (1 - total)
+    return _degrade(rng, _relight(rng, image, 0.6)), (total * 255 + 0.5).astype(np.uint8), known
 
 
 class Samples(IterableDataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]):
