@@ -57,10 +57,9 @@ def learning_rate(step: int) -> float:
             cycles.append((phase.peak, phase.steps))
         else:
             cycles[-1] = cycles[-1][0], cycles[-1][1] + phase.steps
-    for peak, steps in cycles:
-        if step < steps:
-            break
-        step -= steps
+    while step >= cycles[0][1] and len(cycles) > 1:
+        step -= cycles.pop(0)[1]
+    peak, steps = cycles[0]
     if step < WARM_UP:
         return peak * (step + 1) / WARM_UP
     return peak * (0.005 + 0.995 * 0.5 * (1 + math.cos(math.pi * (step - WARM_UP) / (steps - WARM_UP))))
