@@ -30,19 +30,21 @@ class Phase:
         steps: How many batches.
         batch: Pictures in each.
         peak: A new cosine starts here, from this learning rate; None goes on with the one before.
+        pasted: See ``draw_sample``.
     """
 
     sizes: tuple[tuple[int, int], ...]
     steps: int
     batch: int
     peak: float | None = None
+    pasted: float = 0.0
 
 
 PHASES = (
     Phase(((64, 128), (96, 96), (96, 128), (128, 96), (64, 96), (96, 64)), 4000, 48, peak=3e-3),
     Phase(((96, 160), (96, 160), (160, 96), (128, 128), (128, 160)), 3600, 32),
     Phase(((160, 256), (160, 256), (256, 160), (192, 224), (192, 192)), 2400, 24),
-    Phase(((160, 256), (160, 256), (256, 160), (192, 224), (192, 192)), 2400, 24, peak=1e-3),
+    Phase(((160, 256), (160, 256), (256, 160), (192, 224), (192, 192)), 2200, 24, peak=1e-3, pasted=0.5),
 )
 WARM_UP = 300
 MEAN = STD = 0.5
@@ -126,7 +128,7 @@ def train(args: argparse.Namespace) -> None:
         end += phase.steps
         if step >= end:
             continue
-        samples = Samples(bank, list(phase.sizes), phase.batch, seed=args.seed + step)
+        samples = Samples(bank, list(phase.sizes), phase.batch, args.seed + step, phase.pasted)
         loader = DataLoader(samples, batch_size=None, num_workers=args.workers, prefetch_factor=4)
         started, first, running = time.time(), step, 0.0
         for rgb, alpha, weight in loader:

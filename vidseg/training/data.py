@@ -264,23 +264,38 @@ def _backdrop(rng: Rng, bank: Bank, size: tuple[int, int]) -> Array:
     return _warp(room, matrix, size, cv2.BORDER_REFLECT_101)
 
 
-def draw_sample(rng: Rng, bank: Bank, size: tuple[int, int]) -> tuple[Array, Array, Array]:
-    """Draw one sample: RGB ``(h, w, 3)``, alpha ``(h, w)``, weight ``(h, w)`` (255: the truth is known), uint8."""
+def _photograph(rng: Rng, bank: Bank, size: tuple[int, int]) -> tuple[Array, Array, Array]:
+    """Draw a picture with its own background: RGB, alpha, weight."""
+    picture = bank.draw(rng, own_background=True)
+    matrix = _matrix(rng, _window(rng, picture.alpha, size, confine=True), size)
+    border = cv2.BORDER_CONSTANT if rng.random() < 0.2 else cv2.BORDER_REFLECT_101
+    known = np.full(size, 255, np.uint8)
+    if picture.ignore is not None:
+        known = 255 - _warp(picture.ignore, matrix, size, border)
+    return _warp(picture.rgb, matrix, size, border), _warp(picture.alpha, matrix, size, border), known
+
+
+def draw_sample(rng: Rng, bank: Bank, size: tuple[int, int], pasted: float = 0.0) -> tuple[Array, Array, Array]:
+    """Draw one sample: RGB ``(h, w, 3)``, alpha ``(h, w)``, weight ``(h, w)`` (255: the truth is known), uint8.
+
+    ``pasted`` is the share of composites whose people are put, often farther off, into a picture that has people
+    already (copy-paste, Ghiasi et al. 2021, arXiv:2012.07177) instead of into an empty room.
+    """
     kind = rng.random()
     known = np.full(size, 255, np.uint8)
     if kind < 0.11:
         image = _relight(rng, _float(_backdrop(rng, bank, size)), 1.0)
         return _degrade(rng, image), np.zeros(size, np.uint8), known
     if kind < 0.58:
-        picture = bank.draw(rng, own_background=True)
-        matrix = _matrix(rng, _window(rng, picture.alpha, size, confine=True), size)
-        border = cv2.BORDER_CONSTANT if rng.random() < 0.2 else cv2.BORDER_REFLECT_101
-        rgb, alpha = (_warp(x, matrix, size, border) for x in (picture.rgb, picture.alpha))
-        if picture.ignore is not None:
-            known = 255 - _warp(picture.ignore, matrix, size, border)
+        rgb, alpha, known = _photograph(rng, bank, size)
         return _degrade(rng, _relight(rng, _float(rgb), 1.0)), alpha, known
-    image, total = _float(_backdrop(rng, bank, size)), np.zeros(size, np.float32)
-    if rng.random() < 0.3:
+    company = bool(pasted) and rng.random() < pasted
+    if company:
+        rgb, alpha, known = _photograph(rng, bank, size)
+        image, total = _float(rgb), _float(alpha)
+    else:
+        image, total = _float(_backdrop(rng, bank, size)), np.zeros(size, np.float32)
+    if not company and rng.random() < 0.3:
         image = np.asarray(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.5, 4)), np.float32)
     image = _relight(rng, image, 0.8)
     for _ in range(2 if rng.random() < 0.15 else 1):
@@ -288,7 +303,12 @@ def draw_sample(rng: Rng, bank: Bank, size: tuple[int, int]) -> tuple[Array, Arr
         whole = picture.alpha if picture.ignore is None else np.maximum(picture.alpha, picture.ignore)
         # What is cut off at the picture's edge may not float in the room: stay inside the picture then.
         touches = max(int(whole[-1].max()), int(whole[:, 0].max()), int(whole[:, -1].max())) > 127
-        matrix = _matrix(rng, _window(rng, whole, size, confine=touches and rng.random() < 0.9), size)
+        cx, cy, w, h = _window(rng, whole, size, confine=touches and rng.random() < 0.9)
+        if company and not touches:  # farther off, anywhere
+            far = rng.uniform(1, 3)
+            cx, cy = cx + rng.uniform(-0.3, 0.3) * far * w, cy + rng.uniform(-0.3, 0.1) * far * h
+            w, h = w * far, h * far
+        matrix = _matrix(rng, (cx, cy, w, h), size)
         person = _float(_warp(picture.rgb, matrix, size, cv2.BORDER_REPLICATE))
         beyond = cv2.BORDER_REPLICATE if touches else cv2.BORDER_CONSTANT
         soft = _float(_warp(whole, matrix, size, beyond))
@@ -305,8 +325,8 @@ class Samples(IterableDataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]):
     All of a batch have one of ``sizes`` ``(h, w)``. The stream is a function of ``seed`` and the worker's number.
     """
 
-    def __init__(self, bank: Bank, sizes: list[tuple[int, int]], batch: int, seed: int) -> None:
-        self.bank, self.sizes, self.batch, self.seed = bank, sizes, batch, seed
+    def __init__(self, bank: Bank, sizes: list[tuple[int, int]], batch: int, seed: int, pasted: float = 0.0) -> None:
+        self.bank, self.sizes, self.batch, self.seed, self.pasted = bank, sizes, batch, seed, pasted
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         cv2.setNumThreads(0)
@@ -314,7 +334,7 @@ class Samples(IterableDataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]):
         rng = np.random.default_rng([self.seed, worker.id if worker else 0])
         while True:
             size = self.sizes[rng.integers(len(self.sizes))]
-            samples = [draw_sample(rng, self.bank, size) for _ in range(self.batch)]
+            samples = [draw_sample(rng, self.bank, size, self.pasted) for _ in range(self.batch)]
             rgb, alpha, weight = (np.stack(x) for x in zip(*samples, strict=True))
             yield (
                 torch.from_numpy(rgb.transpose(0, 3, 1, 2)),
@@ -323,12 +343,14 @@ class Samples(IterableDataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]):
             )
 
 
-def contact_sheet(bank: Bank, size: tuple[int, int], seed: int, rows: int = 6, columns: int = 8) -> Array:
+def contact_sheet(
+    bank: Bank, size: tuple[int, int], seed: int, rows: int = 6, columns: int = 8, pasted: float = 0.0
+) -> Array:
     """Return a picture of augmented samples, each beside its alpha: what the network is really shown."""
     rng = np.random.default_rng(seed)
     tiles = []
     for _ in range(rows * columns):
-        rgb, alpha, weight = draw_sample(rng, bank, size)
+        rgb, alpha, weight = draw_sample(rng, bank, size, pasted)
         shown = np.dstack([alpha, alpha, np.where(weight > 127, alpha, 255)])
         tiles.append(np.vstack([rgb, shown]))
     return np.vstack([np.hstack(tiles[r * columns : (r + 1) * columns]) for r in range(rows)])
