@@ -113,6 +113,68 @@ def resample(
 
 
 @_compiled
+def movement(guide: npt.NDArray[np.uint8], reference: Floats, shift: np.float32) -> Floats:
+    """Return float32 ``(h, w)``: how far ``guide - shift`` lies from ``reference`` in the mean over 3x3 pixels."""
+    height, width = guide.shape
+    out = np.empty((height, width), np.float32)
+    sums = np.empty(width + 2, np.float32)
+    left, middle, right = sums[:-2], sums[1:-1], sums[2:]
+    ninth = np.float32(1 / 9)
+    for j in range(height):
+        middle[:] = -np.float32(3) * shift
+        for row in (max(j - 1, 0), j, min(j + 1, height - 1)):
+            now, then = guide[row], reference[row]
+            for x in range(len(middle)):
+                middle[x] += np.float32(now[x]) - then[x]
+        sums[0], sums[-1] = sums[1], sums[-2]
+        target = out[j]
+        for x in range(len(target)):
+            target[x] = abs(left[x] + middle[x] + right[x]) * ninth
+    return out
+
+
+@_compiled
+def steady(
+    alpha: Floats,
+    guide: npt.NDArray[np.uint8],
+    before: Floats,
+    reference: Floats,
+    moved: Floats,
+    low: np.float32,
+    decay: np.float32,
+    haste: np.float32,
+) -> tuple[Floats, Floats, np.float32]:
+    """Return the next alpha, the next reference and the share of the picture that stands still.
+
+    A pixel stands still where ``moved`` is below ``low`` in all of its 3x3, and not at all from twice that on; there,
+    ``decay`` of what was before is kept: of the reference so much, of alpha less by ``haste`` where it differs much.
+    """
+    height, width = alpha.shape
+    out, following = np.empty((height, width), np.float32), np.empty((height, width), np.float32)
+    most = np.empty(width + 2, np.float32)
+    left, middle, right = most[:-2], most[1:-1], most[2:]
+    slope, total = _ONE / low, _ZERO
+    for j in range(height):
+        above, here, below = moved[max(j - 1, 0)], moved[j], moved[min(j + 1, height - 1)]
+        for x in range(len(middle)):
+            middle[x] = max(max(above[x], here[x]), below[x])
+        most[0], most[-1] = most[1], most[-2]
+        values, picture, old, old_picture = alpha[j], guide[j], before[j], reference[j]
+        target, next_picture = out[j], following[j]
+        for x in range(len(target)):
+            still = np.float32(2) - slope * max(max(left[x], middle[x]), right[x])
+            still = min(max(still, _ZERO), _ONE)
+            total += still
+            still *= decay
+            value = min(values[x], _ONE) if values[x] > _ZERO else _ZERO
+            error = old[x] - value
+            target[x] = value + error * still / (_ONE + haste * abs(error))
+            level = np.float32(picture[x])
+            next_picture[x] = level + (old_picture[x] - level) * still
+    return out, following, total / np.float32(height * width)
+
+
+@_compiled
 def edge_lines(
     alpha: Floats,
     guide: Floats,

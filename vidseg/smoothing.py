@@ -7,6 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from vidseg import kernels
 from vidseg.frame import Alpha
 
 _NOISE_CAP = 2.5
@@ -67,70 +68,28 @@ class Smoother:
         """
         if alpha.shape != guide.shape:
             raise ValueError(f"alpha and guide must be of one size, not {alpha.shape = } and {guide.shape = }")
-        # fmax drops a NaN: what is not known to be foreground is background, and in the state it would stay for ever.
-        alpha = np.fmin(np.fmax(alpha, np.float32(0)), np.float32(1))
-        picture = guide.astype(np.float32)
         step, self._time = time - self._time, time
         before = self._alpha
         if before is None or before.shape != alpha.shape or step < 0 or self._time_constant == 0:
-            return self._restart(alpha, picture)
-
-        change = picture - self._reference
-        change -= np.float32(np.clip(np.median(change[::8, ::8]), -_EXPOSURE_CAP, _EXPOSURE_CAP))
-        still = _stillness(change, self._threshold)
-        if still.mean() < 1 - _CUT_SHARE:
-            return self._restart(alpha, picture)
-
+            return self._restart(alpha, guide)
+        # One pixel in 64 is enough for the medians: of the change, which is the exposure's, and of what is left of it.
+        shift = float(np.median(guide[::8, ::8] - self._reference[::8, ::8]))
+        shift = min(max(shift, -_EXPOSURE_CAP), _EXPOSURE_CAP)
+        moved = kernels.movement(guide, self._reference, np.float32(shift))
+        # That is the noise as long as less than half of the picture moves, 1.5 of it is about sigma.
+        noise = min(1.5 * float(np.median(moved[::8, ::8])), _NOISE_CAP)
         decay = math.exp(-step / self._time_constant)
-        error = before - alpha
-        # The solution of the equation above after one step: e -> e decay / (1 + |e| (1 - decay)).
-        keep = np.abs(error)
-        keep *= np.float32(_HASTE * (1 - decay))
-        keep += np.float32(1)
-        np.divide(still, keep, out=keep)
-        keep *= np.float32(decay)
-        error *= keep
-        error += alpha
-        # The reference follows without haste: it is a picture, and its noise is to be averaged.
-        still *= np.float32(decay)
-        self._reference -= picture
-        self._reference *= still
-        self._reference += picture
-        self._alpha = error
-        return error.copy()
+        # The solution of the equation above after one step: e -> e decay / (1 + |e| (1 - decay)). The reference
+        # follows without haste: it is a picture, and its noise is to be averaged.
+        numbers = (np.float32(x) for x in (self._threshold + 2 * noise, decay, _HASTE * (1 - decay)))
+        alpha_now, reference, still = kernels.steady(alpha, guide, before, self._reference, moved, *numbers)
+        if still < 1 - _CUT_SHARE:
+            return self._restart(alpha, guide)
+        self._alpha, self._reference = alpha_now, reference
+        return alpha_now.copy()
 
-    def _restart(self, alpha: Alpha, picture: npt.NDArray[np.float32]) -> Alpha:
-        self._alpha, self._reference = alpha.copy(), picture
-        return alpha.copy()
-
-
-def _stillness(change: npt.NDArray[np.float32], threshold: float) -> npt.NDArray[np.float32]:
-    """Return 1 where ``change`` is noise, 0 where the picture has moved, and a ramp between them; ``(h, w)``.
-
-    The mean over 3x3 pixels takes the noise out before the comparison; the movement is then widened by one pixel,
-    because the edge of an alpha is softer than that of the picture.
-    """
-    moved = np.abs(_over_3x3(change, np.add))
-    moved *= np.float32(1 / 9)
-    # The median is the noise as long as less than half of the picture moves, 1.5 of it is about sigma.
-    noise = min(1.5 * float(np.median(moved[::8, ::8])), _NOISE_CAP)
-    low = threshold + 2 * noise
-    moved = _over_3x3(moved, np.maximum)
-    # From 1 at ``low`` down to 0 at twice of it.
-    moved *= np.float32(-1 / low)
-    moved += np.float32(2)
-    return np.clip(moved, 0, 1, out=moved)
-
-
-def _over_3x3(values: npt.NDArray[np.float32], combine: np.ufunc) -> npt.NDArray[np.float32]:
-    """Combine each pixel with its neighbours, edges repeated; sums and maxima part into rows and columns."""
-    padded = np.pad(values, 1, mode="edge")
-    width = padded.shape[1]
-    # On the flat array, five times as fast as on slices of rows; what wraps around a row's end falls on the padding.
-    flat = padded.reshape(-1)
-    rows = combine(flat[: -2 * width], flat[width:-width])
-    combine(rows, flat[2 * width :], out=rows)
-    both = flat[: len(rows) - 2]
-    combine(rows[:-2], rows[1:-1], out=both)
-    combine(both, rows[2:], out=both)
-    return padded[:-2, :-2]
+    def _restart(self, alpha: Alpha, guide: npt.NDArray[np.uint8]) -> Alpha:
+        # fmax drops a NaN: what is not known to be foreground is background, and in the state it would stay for ever.
+        self._alpha = np.fmin(np.fmax(alpha, np.float32(0)), np.float32(1))
+        self._reference = guide.astype(np.float32)
+        return self._alpha.copy()
