@@ -392,19 +392,25 @@ def halve_alpha(
     """
     out = np.empty(((height + 1) // 2, (width + 1) // 2), np.uint8)
     for j in range(kinds.shape[0]):
-        for i in range(kinds.shape[1]):
-            if kinds[j, i] != EDGE:
-                continue
-            for y in range(j * block, min((j + 1) * block, height), 2):
-                above, below = y * stride, min(y + 1, height - 1) * stride
-                stop = min((i + 1) * block, width)
-                for x in range(i * block, stop - 1, 2):
-                    total = np.int32(alpha[above + x]) + np.int32(alpha[above + x + 1])
-                    total += np.int32(alpha[below + x]) + np.int32(alpha[below + x + 1])
-                    out[y // 2, x // 2] = (total + 2) >> 2
-                if stop % 2:
-                    total = np.int32(alpha[above + stop - 1]) + np.int32(alpha[below + stop - 1])
-                    out[y // 2, stop // 2] = (total + 1) >> 1
+        start = 0
+        while start < kinds.shape[1]:
+            stop = start + 1
+            while stop < kinds.shape[1] and kinds[j, stop] == kinds[j, start]:
+                stop += 1
+            left, right = start * block, min(stop * block, width)
+            if kinds[j, start] == EDGE:
+                for y in range(j * block, min((j + 1) * block, height), 2):
+                    other = min(y + 1, height - 1)
+                    above = alpha[y * stride + left : y * stride + right]
+                    below = alpha[other * stride + left : other * stride + right]
+                    target = out[y // 2, left // 2 : right // 2]
+                    for x in range(len(target)):
+                        total = np.int32(above[2 * x]) + np.int32(above[2 * x + 1])
+                        total += np.int32(below[2 * x]) + np.int32(below[2 * x + 1])
+                        target[x] = (total + 2) >> 2
+                    if right % 2:
+                        out[y // 2, right // 2] = (np.int32(above[-1]) + np.int32(below[-1]) + 1) >> 1
+            start = stop
     return out
 
 
