@@ -35,12 +35,14 @@ def image(
     model: opt.ModelOption = "unet-s",
     runtime: opt.RuntimeOption = opt.Runtime.auto,
     threads: opt.ThreadsOption = None,
-    strict: opt.StrictOption = False,
     quiet: opt.QuietOption = False,
     as_json: opt.JsonOption = False,
     verbose: opt.VerboseOption = False,
 ) -> None:
-    """Put another background behind the people in a picture, or in all pictures of a folder."""
+    """Put another background behind the people in a picture, or in all pictures of a folder.
+
+    Pictures that cannot be read are named and left out; the exit status is then 1.
+    """
     background = opt.checked_background(bg)
     console = Console(quiet, as_json, verbose)
     with console.outcome():
@@ -56,7 +58,7 @@ def image(
                 overwrite=overwrite,
                 progress=progress,
             )
-        finish(console, stats, strict, "picture")
+        finish(console, stats, strict=True, noun="picture")
 
 
 def segmenter(model: str, runtime: opt.Runtime, threads: int | None) -> Callable[[], Segmenter]:

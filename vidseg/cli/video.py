@@ -108,7 +108,7 @@ def matte(
                     overwrite=overwrite,
                     progress=progress,
                 )
-            finish(console, stats, strict, "picture")
+            finish(console, stats, strict=True, noun="picture")
             return
 
         from vidseg.jobs import matte_video
