@@ -9,6 +9,8 @@ from dataclasses import replace
 
 import pytest
 
+from tests import media
+from vidseg import jobs
 from vidseg.errors import SourceError
 from vidseg.pipeline import Channel, Interrupted, Pipeline, Timings
 from vidseg.testing import ListSink, SyntheticSource
@@ -80,6 +82,20 @@ def test_interrupt_keeps_what_is_done():
     assert caught.value.partial == "memory"
     assert sink.state == "partial"
     assert 3 <= len(sink.frames) < 10_000
+
+
+@pytest.mark.parametrize("output", ["out.mp4", "out/"])
+def test_an_interrupt_before_the_pipeline_runs_leaves_nothing(tmp_path, monkeypatch, output):
+    media.clip(tmp_path / "in.mp4", 2)
+
+    def interrupted(*_, **__):
+        assert len(list(tmp_path.iterdir())) == 2  # the input, and the output's temporary name
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jobs, "Pipeline", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        jobs.process_video(str(tmp_path / "in.mp4"), f"{tmp_path}/{output}", "#fff")
+    assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
 
 
 def test_a_failing_progress_callback_ends_the_job():

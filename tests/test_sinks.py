@@ -205,6 +205,16 @@ def test_abort_keeps_no_empty_partial(tmp_path: Path, output: Output) -> None:
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("keep_partial", [False, True])
+def test_abort_leaves_what_was_committed(tmp_path: Path, output: Output, keep_partial: bool) -> None:
+    sink = open_sink(str(tmp_path / output.name), info(), output.options)
+    write(sink, [frame(0)])
+    before = os.listdir(tmp_path)
+    assert sink.abort(keep_partial) is None
+    assert os.listdir(tmp_path) == before
+    assert output.count(tmp_path / output.name) == 1
+
+
 def test_an_output_is_not_overwritten(tmp_path: Path, output: Output) -> None:
     path = tmp_path / output.name
     write(open_sink(str(path), info(), output.options), [frame(0)])

@@ -39,11 +39,6 @@ class Compositor:
         self._segmenter, self._background, self._smoother = segmenter, background, smoother
         self._decontaminate = decontaminate
 
-    @property
-    def runtime(self) -> str:
-        """What computes, once the first frame was seen."""
-        return self._segmenter.runtime
-
     def __call__(self, frames: Sequence[Frame], timings: Timings | None = None) -> list[Frame]:
         """Return a new frame for each of ``frames``; they are not changed."""
         timings = timings or Timings()

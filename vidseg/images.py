@@ -83,7 +83,7 @@ def process_pictures(
         compositor = Compositor(segmenter, behind, decontaminate=decontaminate)
         sink = _Pages(paths, names, content, hidden, alone)
         stats = Pipeline(album, compositor, sink).run(progress, runtime=segmenter.runtime)
-        written = str(folder / names[0]) if alone else output
+        written = _given(output, folder, names[0]) if alone else output
         return replace(stats, output=written, model=segmenter.model, runtime=segmenter.runtime)
 
 
@@ -100,7 +100,7 @@ def _names(paths: list[Path], alone: bool, output: str, content: Content) -> tup
         if content == "transparent" and suffix in (".jpg", ".jpeg"):
             raise SinkError(f"{output} cannot be transparent: JPEG has no alpha, write PNG or WebP", url=output)
         if not os.path.isdir(path.parent):
-            raise SinkError(f"{output} cannot be written: the folder {path.parent} does not exist", url=output)
+            raise SinkError(f"{output} cannot be written: the folder {Path(output).parent} does not exist", url=output)
         path = Path(os.path.realpath(path))  # a link stays a link to what is written
         return path.parent, [path.name]
     names: list[str] = []
@@ -116,19 +116,25 @@ def _names(paths: list[Path], alone: bool, output: str, content: Content) -> tup
     return path, names
 
 
+def _given(output: str, folder: Path, name: str) -> str:
+    """Return the path of ``name`` in the words of whoever gave ``output``, which is that file or its folder."""
+    return str(Path(output) / name) if folder == Path(output).absolute() else output
+
+
 def _check(paths: list[Path], folder: Path, names: list[str], output: str, overwrite: bool) -> None:
     """Refuse to write over a source, and over what is there already."""
     sources = {(status.st_dev, status.st_ino) for status in map(os.stat, paths)}
-    for target in (folder / name for name in names):
+    for name in names:
+        target, given = folder / name, _given(output, folder, name)
         if not target.exists():
             continue
         status = target.stat()
         if (status.st_dev, status.st_ino) in sources:
-            raise SinkError(f"{output} would replace {target.name}, which is read: name another output", url=output)
+            raise SinkError(f"{output} would replace {name}, which is read: name another output", url=output)
         if target.is_dir():
-            raise SinkError(f"{target} is a folder: choose another name", url=output)
+            raise SinkError(f"{given} is a folder: choose another name", url=output)
         if not overwrite:
-            raise OutputExistsError(f"{target} exists already: choose another name, or give --overwrite", url=output)
+            raise OutputExistsError(f"{given} exists already: give --overwrite or another name", url=output)
 
 
 class _Album:

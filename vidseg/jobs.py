@@ -23,7 +23,7 @@ _BATCH_PIXELS = 17_000_000
 def process_video(
     source: str,
     output: str,
-    background: str,
+    background: str | None,
     *,
     fit: Fit = "cover",
     model: str = "unet-s",
@@ -39,7 +39,8 @@ def process_video(
     Args:
         source: Video file, URL, folder of pictures or numbered sequence.
         output: Video file, or folder or numbered pattern for pictures.
-        background: Picture, video, ``#rrggbb``, ``blur``, ``blur:STRENGTH`` or ``transparent``.
+        background: Picture, video, ``#rrggbb``, ``blur``, ``blur:STRENGTH`` or ``transparent``; None writes the
+            alpha itself, grey.
         fit: How a background of another shape is fitted.
         model: Shipped model's name, or a folder with a manifest.
         runtime: ``auto``, or one of ``vidseg doctor``'s list.
@@ -53,37 +54,6 @@ def process_video(
         VidsegError: With one sentence for a person; nothing stands under ``output`` then.
         Interrupted: Ctrl-C; what was done is in a ``.partial`` file.
     """
-    return _run(source, output, background, fit, model, runtime, threads, options, smooth, decontaminate, progress)
-
-
-def matte_video(
-    source: str,
-    output: str,
-    *,
-    model: str = "unet-s",
-    runtime: str = "auto",
-    threads: int | None = None,
-    options: OutputOptions | None = None,
-    smooth: bool = True,
-    progress: Callable[[Progress], None] | None = None,
-) -> Stats:
-    """Write the alpha of ``source`` to ``output`` as grey pictures; the arguments are those of ``process_video``."""
-    return _run(source, output, None, "cover", model, runtime, threads, options, smooth, False, progress)
-
-
-def _run(
-    source: str,
-    output: str,
-    background: str | None,
-    fit: Fit,
-    model: str,
-    runtime: str,
-    threads: int | None,
-    options: OutputOptions | None,
-    smooth: bool,
-    decontaminate: bool,
-    progress: Callable[[Progress], None] | None,
-) -> Stats:
     options = options or OutputOptions()
     with ExitStack() as stack:
         opened = stack.enter_context(open_source(source))
@@ -105,6 +75,32 @@ def _run(
         compositor = Compositor(segmenter, behind, Smoother() if smooth else None, decontaminate=decontaminate)
         carried = None if reads_pictures(source) or writes_pictures(output) or not options.audio else source
         sink = open_sink(output, info, options, source=carried)
+        stack.callback(sink.abort)  # an interrupt may come before the pipeline owns it
         batch = max(1, min(segmenter.batch, _BATCH_PIXELS // (info.size[0] * info.size[1])))
         stats = Pipeline(opened, compositor, sink, batch=batch).run(progress, runtime=segmenter.runtime)
         return replace(stats, output=output, model=segmenter.model, runtime=segmenter.runtime)
+
+
+def matte_video(
+    source: str,
+    output: str,
+    *,
+    model: str = "unet-s",
+    runtime: str = "auto",
+    threads: int | None = None,
+    options: OutputOptions | None = None,
+    smooth: bool = True,
+    progress: Callable[[Progress], None] | None = None,
+) -> Stats:
+    """Write the alpha of ``source`` to ``output`` as grey pictures; the arguments are those of ``process_video``."""
+    return process_video(
+        source,
+        output,
+        None,
+        model=model,
+        runtime=runtime,
+        threads=threads,
+        options=options,
+        smooth=smooth,
+        progress=progress,
+    )

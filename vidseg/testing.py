@@ -145,5 +145,6 @@ class ListSink:
 
     def abort(self, keep_partial: bool = False) -> str | None:
         """Mark the output as thrown away."""
-        self.state = "partial" if keep_partial else "aborted"
+        if self.state == "open":
+            self.state = "partial" if keep_partial else "aborted"
         return "memory" if keep_partial else None

@@ -51,7 +51,7 @@ def run_demo(folder: str | Path, process: Callable[[str, str, str], object], *, 
         raise SinkError(f"{folder} is a file, not a folder: choose another name", url=str(folder))
     there = [path for path in paths if path.exists()]
     if there and not overwrite:
-        raise OutputExistsError(f"{there[0]} exists: name another folder, or give --overwrite", url=str(there[0]))
+        raise OutputExistsError(f"{there[0]} exists already: give --overwrite or another folder", url=str(there[0]))
     with _made(folder, [path for path in paths if path not in there]):
         _publish(paths.sample, files(__name__).joinpath("sample.mp4").read_bytes())
         _publish(paths.background, encode_picture(".jpg", beach()))

@@ -35,9 +35,9 @@ class OutputOptions:
 class Sink(Protocol):
     """Takes frames in order of presentation.
 
-    Guaranteed to an implementation: one thread writes; then exactly one of ``commit`` and ``abort`` is called.
-    Guaranteed by it: nothing stands under the output's own name before ``commit`` has returned; an error is a
-    ``SinkError``. New sinks are added to ``tests/test_sinks.py``.
+    Guaranteed to an implementation: one thread at a time calls it; after ``commit`` or ``abort``, whether it failed or
+    not, only ``abort`` is called. Guaranteed by it: nothing stands under the output's own name before ``commit`` has
+    returned; an error is a ``SinkError``. New sinks are added to ``tests/test_sinks.py``.
     """
 
     def write(self, frame: Frame) -> None:
@@ -50,6 +50,8 @@ class Sink(Protocol):
 
     def abort(self, keep_partial: bool = False) -> str | None:
         """End early and leave nothing behind; with ``keep_partial`` finish what is there under a ``.partial`` name.
+
+        Does nothing to what was committed or kept before.
 
         Returns:
             The path of the partial output, or None if nothing was kept.

@@ -126,7 +126,7 @@ class HiddenFolder:
             if not self._existed and folder.exists():
                 raise SinkError(f"{name} is a file, not a folder: choose another name", url=name)
             if not self._existed and not folder.parent.is_dir():
-                raise SinkError(f"{name} cannot be made: the folder {folder.parent} does not exist", url=name)
+                raise SinkError(f"{name} cannot be made: the folder {Path(name).parent} does not exist", url=name)
             home = folder if self._existed else folder.parent
             self.path = home / f".{folder.name}.{uuid.uuid4().hex[:8]}"
             self.path.mkdir()
@@ -150,7 +150,7 @@ class HiddenFolder:
             there = [path.name for path in paths if (self._folder / path.name).exists()]
             if there and not self._overwrite:
                 raise OutputExistsError(
-                    f"{self._folder / there[0]} has appeared meanwhile: what was done is in {self.keep()}.",
+                    f"{self._folder / there[0]} has appeared meanwhile: what was done is in {self.keep()}",
                     url=self._name,
                 )
             for path in paths:
@@ -161,8 +161,10 @@ class HiddenFolder:
         """Remove all files that have not got their names."""
         shutil.rmtree(self.path, ignore_errors=True)
 
-    def keep(self) -> str:
-        """Keep the files as the folder ``NAME.partial`` and return its path. An older one is spared."""
+    def keep(self) -> str | None:
+        """Keep the files as the folder ``NAME.partial``, an older one is spared; None if they were published."""
+        if not self.path.exists():
+            return None
         with writing(self._name):
             for number in itertools.count(1):
                 ending = f"-{number}" if number > 1 else ""
@@ -201,7 +203,7 @@ class PictureSink:
         if options.content == "transparent" and self._suffix in (".jpg", ".jpeg"):
             raise SinkError(f"{url} cannot be transparent: JPEG has no alpha, write PNG or WebP", url=url)
         if numbered and not os.path.isdir(self._folder):
-            raise SinkError(f"{url} cannot be written: the folder {self._folder} does not exist", url=url)
+            raise SinkError(f"{url} cannot be written: the folder {Path(url).parent} does not exist", url=url)
         with writing(url):
             there = list(self._folder.iterdir()) if self._folder.is_dir() else []
             if numbered:
@@ -210,7 +212,7 @@ class PictureSink:
                 raise SinkError(f"{url} is the input, which is never replaced: choose another name", url=url)
             if there and not options.overwrite:
                 what = f"{url} holds {there[0].name} already" if numbered else f"{url} is not empty"
-                raise OutputExistsError(f"{what}: choose another name, or give --overwrite", url=url)
+                raise OutputExistsError(f"{what}: give --overwrite or another name", url=url)
         self._count = 0
         self._hidden = HiddenFolder(self._folder, url, overwrite=options.overwrite)
 

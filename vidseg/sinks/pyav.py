@@ -521,7 +521,7 @@ def _target(name: str, overwrite: bool, source: str | None) -> str:
         if source is not None and os.path.exists(source) and os.path.samefile(path, source):
             raise SinkError(f"{name} is the input: choose another name for the output.", url=name)
         if not overwrite:
-            raise OutputExistsError(f"{name} exists already: choose another name, or give --overwrite.", url=name)
+            raise OutputExistsError(f"{name} exists already: give --overwrite or another name", url=name)
     return path
 
 
@@ -537,7 +537,7 @@ def _create(target: str) -> str:
             continue
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-                message = f"{target} cannot be written: the folder {path.parent} is read-only."
+                message = f"{target} cannot be written: the folder {path.parent} is read-only"
                 raise SinkError(message, url=target) from error
             raise _sink_error(target, error) from error
         return str(name)
