@@ -29,6 +29,8 @@ Array = npt.NDArray[Any]
 _LOG = logging.getLogger(__name__)
 _LARGEST = 4320, 7680
 """A picture is kept at no more pixels than this (8K), whatever the file has."""
+_FREE = np.clip(1 - np.arange(256, dtype=np.float32) * np.float32(64 / 255), 0, 1)
+"""How free of people a pixel is: a mean alpha of 1/64, one pixel of an 8x8 block, is enough to leave it out."""
 _ROUNDING = 0.002
 """Seconds by which a frame of a video may begin too early."""
 _PICTURE_SUFFIXES = (
@@ -217,14 +219,16 @@ class BlurBackground:
         if self._radius == 0:
             return replace(frame, alpha=None)
         radius = max(1.0, self._radius * shorter)
-        # So small that the disc is 2.2 pixels in radius: quick, and just still smooth when enlarged.
-        factor = max(2.0, radius / 2.2)
-        size = math.ceil(frame.size[0] / factor), math.ceil(frame.size[1] / factor)
+        # So small that the disc is 2.2 pixels in radius: quick, and just still smooth when enlarged. A weaker blur is
+        # that of the shrinking itself for the most part; more than 360 rows would cost much and show little.
+        factor = max(2.0, shorter / 360, radius / 2.2)
+        # Four times the size of the wider look, so that its means are of whole pixels, which OpenCV has a quick way for.
+        size = 4 * math.ceil(frame.size[0] / factor / 4), 4 * math.ceil(frame.size[1] / factor / 4)
         small = _blurred_room(frame, alpha, size, radius / factor, reach=max(1, round(0.006 * shorter / factor)))
         planes = allocate(frame.size, frame.depth, frame.subsampled)
         for blurred, plane in zip(small, planes, strict=True):
-            samples = np.clip(np.rint(blurred), 0, 2**frame.depth - 1).astype(plane.dtype)
-            _resize(samples, plane.shape, plane)
+            blurred += np.float32(0.5)
+            _resize(blurred.astype(plane.dtype), plane.shape, plane)
         return replace(frame, planes=planes, alpha=None)
 
     def close(self) -> None:
@@ -241,28 +245,32 @@ def _blurred_room(frame: Frame, alpha: FullAlpha, size: Size, radius: float, rea
         radius: Of the disc, in its pixels.
         reach: By how many of its pixels the people are widened: an alpha ends before the last of a person's light does.
     """
-    room: list[Array] = [shrink(plane, size).astype(np.float32) for plane in frame.planes]  # type: ignore[type-var]
+    room: list[Array] = [shrink(plane, size) for plane in frame.planes]  # type: ignore[type-var]
     people = cv2.dilate(shrink(alpha, size), np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
-    # A mean alpha of 1/64, which is one pixel of an 8x8 block, is enough to leave it out.
-    free = np.clip(1 - people.astype(np.float32) * np.float32(64 / 255), 0, 1)
-    bright = room[0] * np.float32(1 / (2**frame.depth - 1))
-    weight = free * (np.float32(0.2) + bright * bright)
-    for plane in room:
-        plane *= weight
+    free = cv2.LUT(people, _FREE)
+    weight = room[0] * np.float32(1 / (2**frame.depth - 1))
+    weight *= weight
+    weight += np.float32(0.2)
+    weight *= free
+    room = [plane * weight for plane in room]
 
-    few = max(1, size[0] // 4), max(1, size[1] // 4)
+    few = size[0] // 4, size[1] // 4
     disc = _disc(radius)
     total = float(weight.mean())
     wide_weight, near_weight = _wide(weight, few, radius), _near(weight, disc)
     # A disc that sees only few pixels of the room makes way for the wider look, little by little.
     trusted = np.clip(_near(free, disc) * np.float32(5), 0, 1)
-    near_weight = trusted / np.maximum(near_weight, np.float32(1e-6))
+    near_weight = trusted / (near_weight + np.float32(1e-6))
+    rest = np.float32(1) - trusted
     little = np.float32(0.004)
     matrix, offset = ycbcr_matrix(frame.color, frame.depth)
     for index, (plane, grey) in enumerate(zip(room, matrix @ np.full(3, 0.5) + offset, strict=True)):
         whole = np.float32(plane.mean() / total if total > 1e-6 else grey)
         wide = _resize((_wide(plane, few, radius) + little * whole) / (wide_weight + little), size)
-        room[index] = wide * (1 - trusted) + _near(plane, disc) * near_weight
+        wide *= rest
+        room[index] = _near(plane, disc)
+        room[index] *= near_weight
+        room[index] += wide
     return room
 
 

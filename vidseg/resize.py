@@ -28,6 +28,8 @@ def shrink(plane: P, size: Size) -> P:
         size: ``(h, w)`` of the new plane.
     """
     height, width = plane.shape
+    if (height, width) == size:
+        return plane.copy()
     samples, stride = kernels.as_rows(plane)
     out = np.empty(size, plane.dtype)
     half = np.float32(0 if plane.dtype == np.float32 else 0.5)
@@ -56,4 +58,6 @@ def _taps(length: int, wanted: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[
         at = np.clip(centre - 0.5, 0, length - 1)
         weights = np.maximum(1 - np.abs(position - at[:, None]), 0)
     weights /= weights.sum(axis=1, keepdims=True)
+    if not weights[:, -1].any():
+        weights = weights[:, :-1]
     return starts, np.ascontiguousarray(weights, np.float32)
