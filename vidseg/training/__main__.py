@@ -6,6 +6,7 @@ import argparse
 import math
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,17 +45,17 @@ PHASES = (
     Phase(((64, 128), (96, 96), (96, 128), (128, 96), (64, 96), (96, 64)), 4000, 48, peak=3e-3),
     Phase(((96, 160), (96, 160), (160, 96), (128, 128), (128, 160)), 3600, 32),
     Phase(((160, 256), (160, 256), (256, 160), (192, 224), (192, 192)), 2400, 24),
-    Phase(((160, 256), (160, 256), (256, 160), (192, 224), (192, 192)), 2200, 24, peak=1e-3, pasted=0.5),
+    Phase(((160, 256), (160, 256), (256, 160), (192, 224), (192, 192)), 1400, 24, peak=1e-3, pasted=0.5),
 )
 WARM_UP = 300
 MEAN = STD = 0.5
 """The network sees RGB in [-1, 1]."""
 
 
-def learning_rate(step: int) -> float:
+def learning_rate(step: int, phases: Sequence[Phase] = PHASES) -> float:
     """Warm-up, then half a cosine; with warm restarts (Loshchilov & Hutter 2017, arXiv:1608.03983)."""
     cycles: list[tuple[float, int]] = []
-    for phase in PHASES:
+    for phase in phases:
         if phase.peak is not None:
             cycles.append((phase.peak, phase.steps))
         else:
@@ -99,8 +100,8 @@ def validate(net: nn.Module, data: Path) -> dict[str, float]:
     return report
 
 
-def train(args: argparse.Namespace) -> None:
-    """Run all phases, with a checkpoint in ``args.out`` every few minutes; a second call goes on from there."""
+def train(args: argparse.Namespace, phases: Sequence[Phase] = PHASES) -> None:
+    """Run all ``phases``, with a checkpoint in ``args.out`` every few minutes; a second call goes on from there."""
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     random.seed(args.seed)
@@ -122,18 +123,20 @@ def train(args: argparse.Namespace) -> None:
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
-    steps = sum(phase.steps for phase in PHASES)
+    steps = sum(phase.steps for phase in phases)
     end = 0
-    for phase in PHASES:
+    for phase in phases:
         end += phase.steps
         if step >= end:
             continue
         samples = Samples(bank, list(phase.sizes), phase.batch, args.seed + step, phase.pasted)
-        loader = DataLoader(samples, batch_size=None, num_workers=args.workers, prefetch_factor=4)
+        loader = DataLoader(
+            samples, batch_size=None, num_workers=args.workers, prefetch_factor=4 if args.workers else None
+        )
         started, first, running = time.time(), step, 0.0
         for rgb, alpha, weight in loader:
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step)
+                group["lr"] = learning_rate(step, phases)
             net.train()
             with torch.autocast("cpu", torch.bfloat16):
                 logits = net(normalised(rgb))
