@@ -7,7 +7,7 @@ from torch.nn import functional as F  # noqa: N812
 
 
 def boundary_weight(alpha: Tensor, gain: float = 3.0) -> Tensor:
-    """Return weights ``(N, 1, H, W)``: ``1 + gain`` within three pixels of the boundary of ``alpha``, else 1."""
+    """Return weights ``(N, 1, H, W)``: ``1 + gain`` within two pixels of the boundary of ``alpha``, else 1."""
     grown = F.max_pool2d(alpha, 5, 1, 2)
     shrunk = -F.max_pool2d(-alpha, 5, 1, 2)
     return 1.0 + gain * (grown - shrunk)
