@@ -222,7 +222,7 @@ class BlurBackground:
         # So small that the disc is 2.2 pixels in radius: quick, and just still smooth when enlarged. A weaker blur is
         # that of the shrinking itself for the most part; more than 360 rows would cost much and show little.
         factor = max(2.0, shorter / 360, radius / 2.2)
-        # Four times the size of the wider look, so that its means are of whole pixels, which OpenCV has a quick way for.
+        # Four times the size of the wider look: OpenCV has a quick way to the means of whole pixels.
         size = 4 * math.ceil(frame.size[0] / factor / 4), 4 * math.ceil(frame.size[1] / factor / 4)
         small = _blurred_room(frame, alpha, size, radius / factor, reach=max(1, round(0.006 * shorter / factor)))
         planes = allocate(frame.size, frame.depth, frame.subsampled)
@@ -245,7 +245,7 @@ def _blurred_room(frame: Frame, alpha: FullAlpha, size: Size, radius: float, rea
         radius: Of the disc, in its pixels.
         reach: By how many of its pixels the people are widened: an alpha ends before the last of a person's light does.
     """
-    room: list[Array] = [shrink(plane, size) for plane in frame.planes]  # type: ignore[type-var]
+    room: list[Array] = [shrink(plane, size) for plane in frame.planes]  # type: ignore[arg-type]
     people = cv2.dilate(shrink(alpha, size), np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
     free = cv2.LUT(people, _FREE)
     weight = room[0] * np.float32(1 / (2**frame.depth - 1))

@@ -1,4 +1,4 @@
-"""What the numbers in the planes mean: Y'CbCr to R'G'B' and back, exact by ITU-T H.273. NumPy only."""
+"""What the numbers in the planes mean: Y'CbCr to R'G'B' and back, exact by ITU-T H.273."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from vidseg import kernels
 from vidseg.frame import Color, Plane, allocate
 
 _LUMA_WEIGHTS = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}
@@ -115,18 +116,11 @@ def rgb_from_planes(
     dtype = np.uint8 if bits == 8 else np.uint16
     rgb = np.empty((height, width, 3), dtype)
     matrix, offset = rgb_matrix(color, depth)
-    top = np.float32(np.iinfo(dtype).max)
-    matrix, offset = (matrix * top).astype(np.float32), (offset * top).astype(np.float32)
-    for start in range(0, height, _STRIP):
-        rows = slice(start, min(start + _STRIP, height))
-        samples = np.empty((rows.stop - start, width, 3), np.float32)
-        for index, plane in enumerate(planes):
-            same = plane.shape == planes[0].shape
-            samples[..., index] = plane[rows] if same else _doubled(plane, start, rows.stop, width)
-        pixels = samples @ matrix.T
-        pixels += offset
-        np.rint(pixels, out=pixels)
-        rgb[rows] = np.clip(pixels, 0, top, out=pixels)
+    top = np.iinfo(dtype).max
+    affine = (matrix * top).astype(np.float32), (offset * top).astype(np.float32)
+    y, u, v = (kernels.as_rows(plane) for plane in planes)
+    step = 1 if planes[1].shape == planes[0].shape else 2
+    kernels.to_rgb(*y, *u, *v, step, *affine, np.float32(top), rgb.reshape(height, 3 * width))
     return rgb
 
 
@@ -137,18 +131,3 @@ def _halved(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         samples = np.pad(samples, ((0, height % 2), (0, width % 2)), mode="edge")
     pairs = samples[0::2] + samples[1::2]
     return (pairs[:, 0::2] + pairs[:, 1::2]) * np.float32(0.25)
-
-
-def _doubled(plane: Plane, start: int, stop: int, width: int) -> npt.NDArray[np.float32]:
-    """Return rows ``start:stop`` of a chroma plane at luma's size, linear between samples that sit amid two by two."""
-    row, far_row = _neighbours(np.arange(start, stop), plane.shape[0])
-    column, far_column = _neighbours(np.arange(width), plane.shape[1])
-    near, far = np.float32(0.75), np.float32(0.25)
-    rows: npt.NDArray[np.float32] = np.asarray(near * plane[row] + far * plane[far_row], np.float32)
-    return np.asarray(near * rows[:, column] + far * rows[:, far_column], np.float32)
-
-
-def _neighbours(at: npt.NDArray[np.intp], length: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Return the chroma samples next to luma positions ``at``: the near one and the far one."""
-    nearest = at // 2
-    return nearest, np.clip(nearest + 2 * (at % 2) - 1, 0, length - 1)

@@ -113,6 +113,60 @@ def resample(
 
 
 @_compiled
+def to_rgb(
+    y: Samples,
+    y_stride: int,
+    u: Samples,
+    u_stride: int,
+    v: Samples,
+    v_stride: int,
+    step: int,
+    matrix: Floats,
+    offset: Floats,
+    top: np.float32,
+    out: Samples,
+) -> None:
+    """Fill ``out`` ``(h, 3 * w)`` with R, G, B beside each other: ``clip(matrix @ (y, u, v) + offset, 0, top)``.
+
+    With ``step`` 2, ``u`` and ``v`` are half as large and interpolated, their samples sitting amid two by two pixels.
+    """
+    height, width = out.shape[0], out.shape[1] // 3
+    chroma_height, chroma_width = (height + step - 1) // step, (width + step - 1) // step
+    line, chroma = np.empty(chroma_width + 2, np.float32), np.empty((2, step * chroma_width), np.float32)
+    left, middle, right = line[:-2], line[1:-1], line[2:]
+    third, quarter = np.float32(0.75), np.float32(0.25)
+    pixels = np.empty((3, width), np.float32)
+    for j in range(height):
+        near = j // step
+        far = min(max(near + 2 * (j % 2) - 1, 0), chroma_height - 1)
+        for which in range(2):
+            plane, stride = (u, u_stride) if which == 0 else (v, v_stride)
+            full = chroma[which]
+            closer = plane[near * stride : near * stride + chroma_width]
+            if step == 1:
+                for x in range(len(full)):
+                    full[x] = np.float32(closer[x])
+                continue
+            farther = plane[far * stride : far * stride + chroma_width]
+            for x in range(len(middle)):
+                middle[x] = third * np.float32(closer[x]) + quarter * np.float32(farther[x])
+            line[0], line[-1] = line[1], line[-2]
+            for x in range(len(middle)):
+                full[2 * x] = third * middle[x] + quarter * left[x]
+                full[2 * x + 1] = third * middle[x] + quarter * right[x]
+        luma, blue, red = y[j * y_stride : j * y_stride + width], chroma[0], chroma[1]
+        for channel in range(3):
+            from_y, from_u, from_v = matrix[channel, 0], matrix[channel, 1], matrix[channel, 2]
+            zero, target = offset[channel] + _HALF, pixels[channel]
+            for x in range(len(target)):
+                value = np.float32(luma[x]) * from_y + blue[x] * from_u + red[x] * from_v + zero
+                target[x] = min(max(value, _HALF), top)
+        row, reds, greens, blues = out[j], pixels[0], pixels[1], pixels[2]
+        for x in range(len(reds)):
+            row[3 * x], row[3 * x + 1], row[3 * x + 2] = reds[x], greens[x], blues[x]
+
+
+@_compiled
 def movement(guide: npt.NDArray[np.uint8], reference: Floats, shift: np.float32) -> Floats:
     """Return float32 ``(h, w)``: how far ``guide - shift`` lies from ``reference`` in the mean over 3x3 pixels."""
     height, width = guide.shape
