@@ -167,6 +167,65 @@ def to_rgb(
 
 
 @_compiled
+def relight(
+    rgb: Samples,
+    decoded: Floats,
+    weights: Floats,
+    gains: Floats,
+    matrix: Floats,
+    later_weights: Floats,
+    later_gains: Floats,
+    brightest: Floats,
+    encoded: npt.NDArray[np.uint16],
+    out: npt.NDArray[np.uint16],
+) -> None:
+    """Fill ``out`` with ``rgb`` in another light, both ``(h, 3 * w)``.
+
+    Light is ``decoded[sample]``; it is multiplied with the gain for its weighted sum, then with ``matrix``, then with
+    the later gain for its new weighted sum (where those weights are all 0, for its largest part), and ``encoded``.
+    Tables are entered with the fourth root of light: ``brightest`` tells what the last entry of each of the three is.
+    Empty gains are left out.
+    """
+    height, width = out.shape[0], out.shape[1] // 3
+    light, place = np.empty((3, width), np.float32), np.empty(width, np.float32)
+    first, second, third = light[0], light[1], light[2]
+    for j in range(height):
+        samples, target = rgb[j], out[j]
+        for x in range(len(place)):
+            first[x], second[x] = decoded[samples[3 * x]], decoded[samples[3 * x + 1]]
+            third[x] = decoded[samples[3 * x + 2]]
+        for later in range(2):
+            table, parts = (later_gains, later_weights) if later else (gains, weights)
+            if later:
+                for x in range(len(place)):
+                    a, b, c = first[x], second[x], third[x]
+                    first[x] = max(matrix[0, 0] * a + matrix[0, 1] * b + matrix[0, 2] * c, _ZERO)
+                    second[x] = max(matrix[1, 0] * a + matrix[1, 1] * b + matrix[1, 2] * c, _ZERO)
+                    third[x] = max(matrix[2, 0] * a + matrix[2, 1] * b + matrix[2, 2] * c, _ZERO)
+            if len(table) == 0:
+                continue
+            share, last = _ONE / brightest[later], np.float32(len(table) - 1)
+            of_first, of_second, of_third = parts[0], parts[1], parts[2]
+            largest = of_second == _ZERO
+            for x in range(len(place)):
+                a, b, c = first[x], second[x], third[x]
+                bright = max(max(a, b), c) if largest else of_first * a + of_second * b + of_third * c
+                place[x] = np.sqrt(np.sqrt(min(bright * share, _ONE))) * last + _HALF
+            for x in range(len(place)):
+                gain = table[np.int32(place[x])]
+                first[x] *= gain
+                second[x] *= gain
+                third[x] *= gain
+        share, last = _ONE / brightest[2], np.float32(len(encoded) - 1)
+        for channel in range(3):
+            values = light[channel]
+            for x in range(len(place)):
+                place[x] = np.sqrt(np.sqrt(min(values[x] * share, _ONE))) * last + _HALF
+            for x in range(len(place)):
+                target[3 * x + channel] = encoded[np.int32(place[x])]
+
+
+@_compiled
 def movement(guide: npt.NDArray[np.uint8], reference: Floats, shift: np.float32) -> Floats:
     """Return float32 ``(h, w)``: how far ``guide - shift`` lies from ``reference`` in the mean over 3x3 pixels."""
     height, width = guide.shape

@@ -1,16 +1,18 @@
-"""What light R'G'B' stands for: from one transfer and set of primaries to another, SDR, PQ or HLG. NumPy only."""
+"""What light R'G'B' stands for: from one transfer and set of primaries to another, SDR, PQ or HLG."""
 
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from vidseg import kernels
 from vidseg.frame import Color
 
 Samples = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
-Floats = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
 
 PQ, HLG = 16, 18
 """Code points of H.273 table 3."""
@@ -25,7 +27,8 @@ _PRIMARIES = {
     12: ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060)),
 }
 """CIE 1931 x, y of red, green and blue by code point of H.273 table 2; the white is D65. BT.601's are near BT.709's."""
-_STRIP = 64  # rows converted at a time, so that a large picture needs no large floats
+_PEAK = 10000 / WHITE_NITS
+"""The brightest light of PQ; 1 is SDR's white."""
 
 
 def is_same_light(first: Color, second: Color) -> bool:
@@ -49,23 +52,35 @@ def convert_light(rgb: Samples, source: Color, target: Color) -> Samples:
     """
     if is_same_light(source, target):
         return rgb
-    (from_transfer, from_primaries), (to_transfer, to_primaries) = _kind(source), _kind(target)
-    matrix = (np.linalg.inv(_to_xyz(to_primaries)) @ _to_xyz(from_primaries)).astype(np.float32)
-    luminance = _to_xyz(to_primaries)[1].astype(np.float32)
-    top = np.iinfo(rgb.dtype).max
-    decoded = _decode(np.linspace(0, 1, top + 1, dtype=np.float32), from_transfer)
     result = np.empty(rgb.shape, np.uint16)
-    for start in range(0, len(rgb), _STRIP):
-        light = decoded[rgb[start : start + _STRIP]]
-        if from_transfer == HLG:
-            light = _displayed(light, _to_xyz(from_primaries)[1].astype(np.float32))
-        light = np.maximum(light @ matrix.T, 0)
-        if to_transfer == HLG:
-            light = _scene(light, luminance)
-        elif to_transfer != PQ and from_transfer in (PQ, HLG):
-            light = _rolled_off(light)
-        result[start : start + _STRIP] = np.rint(np.clip(_encode(light, to_transfer), 0, 1) * 65535)
+    tables = _tables(np.iinfo(rgb.dtype).max, _kind(source), _kind(target))
+    height, width = rgb.shape[:2]
+    rows = np.ascontiguousarray(rgb).reshape(height, 3 * width)
+    kernels.relight(rows, *tables, out=result.reshape(height, 3 * width))
     return result
+
+
+@lru_cache(maxsize=8)
+def _tables(top: int, source: tuple[int, int], target: tuple[int, int]) -> tuple[npt.NDArray[Any], ...]:
+    """Return what ``kernels.relight`` does it with, for samples up to ``top``."""
+    (from_transfer, from_primaries), (to_transfer, to_primaries) = source, target
+    matrix = np.linalg.inv(_to_xyz(to_primaries)) @ _to_xyz(from_primaries)
+    gains = later_gains = np.zeros(0)
+    # The fourth root spends the entries of a table as eyes would.
+    places = np.linspace(0, 1, 2**16) ** 4
+    later_weights = _to_xyz(to_primaries)[1]
+    if from_transfer == HLG:
+        gains = _displayed(places)
+    if to_transfer == HLG:
+        later_gains = _scene(2 * _PEAK * places)
+    elif to_transfer != PQ and from_transfer in (PQ, HLG):
+        later_gains, later_weights = _rolled_off(2 * _PEAK * places), np.zeros(3)
+    # Pure colours of a wide gamut have parts up to 1.7 times as bright in a narrow one.
+    brightest = np.array([1, 2 * _PEAK, _PEAK if to_transfer == PQ else 1])
+    encoded = np.rint(65535 * np.clip(_encode(brightest[2] * places, to_transfer), 0, 1)).astype(np.uint16)
+    decoded = _decode(np.linspace(0, 1, top + 1), from_transfer)
+    floats = decoded, _to_xyz(from_primaries)[1], gains, matrix, later_weights, later_gains, brightest
+    return *(np.ascontiguousarray(part, np.float32) for part in floats), encoded
 
 
 def _kind(color: Color) -> tuple[int, int]:
@@ -89,7 +104,7 @@ def _to_xyz(primaries: int) -> npt.NDArray[np.float64]:
 
 def _decode(signal: Floats, transfer: int) -> Floats:
     """Return linear light, 1 being SDR's white (203 nits); for HLG the light of the scene, 0…1."""
-    light: npt.NDArray[np.floating]
+    light: Floats
     if transfer == PQ:  # BT.2100, table 4
         power = signal ** (1 / 78.84375)
         base = np.maximum(power - 0.8359375, 0) / (18.8515625 - 18.6875 * power)
@@ -98,12 +113,12 @@ def _decode(signal: Floats, transfer: int) -> Floats:
         light = np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - 0.55991073) / 0.17883277) + 0.28466892) / 12)
     else:  # sRGB, IEC 61966-2-1: how pictures and screens mean it.
         light = np.where(signal <= 0.04045, signal / 12.92, ((signal + 0.055) / 1.055) ** 2.4)
-    return light.astype(np.float32)
+    return light
 
 
 def _encode(light: Floats, transfer: int) -> Floats:
     """Return the signal; the inverse of ``_decode``."""
-    signal: npt.NDArray[np.floating]
+    signal: Floats
     if transfer == PQ:
         power = (light * (WHITE_NITS / 10000)) ** 0.1593017578125
         signal = ((0.8359375 + 18.8515625 * power) / (1 + 18.6875 * power)) ** 78.84375
@@ -113,29 +128,25 @@ def _encode(light: Floats, transfer: int) -> Floats:
     else:
         bright = 1.055 * np.maximum(light, 1e-6) ** (1 / 2.4) - 0.055
         signal = np.where(light <= 0.0031308, light * 12.92, bright)
-    return signal.astype(np.float32)
+    return signal
 
 
-def _displayed(scene: Floats, luminance: Floats) -> Floats:
-    """Return what a 1000-nit display makes of HLG's scene light (BT.2100's OOTF); 1 is 203 nits."""
-    bright = np.maximum(scene @ luminance, 1e-9)[..., None]
-    shown: Floats = scene * bright ** np.float32(_HLG_GAMMA - 1) * np.float32(_HLG_NITS / WHITE_NITS)
-    return shown
+def _displayed(bright: Floats) -> Floats:
+    """Return the gain by which a 1000-nit display shows HLG's scene light (BT.2100's OOTF); 1 is 203 nits."""
+    gain: Floats = np.maximum(bright, 1e-9) ** (_HLG_GAMMA - 1) * (_HLG_NITS / WHITE_NITS)
+    return gain
 
 
-def _scene(display: Floats, luminance: Floats) -> Floats:
-    """Return the inverse of ``_displayed``."""
-    display = display * np.float32(WHITE_NITS / _HLG_NITS)
-    bright = np.maximum(display @ luminance, 1e-9)[..., None]
-    scene: Floats = display * bright ** np.float32(1 / _HLG_GAMMA - 1)
-    return scene
+def _scene(bright: Floats) -> Floats:
+    """Return the inverse of ``_displayed``, for the light of the display."""
+    share = WHITE_NITS / _HLG_NITS
+    gain: Floats = share * np.maximum(share * bright, 1e-9) ** (1 / _HLG_GAMMA - 1)
+    return gain
 
 
-def _rolled_off(light: Floats) -> Floats:
-    """Return HDR light with everything above 0.7 of white bent so that it ends in white and keeps its hue."""
-    knee = np.float32(0.7)
-    peak = np.maximum(light.max(axis=-1, keepdims=True), np.float32(1e-6))
+def _rolled_off(peak: Floats) -> Floats:
+    """Return the gain that bends everything above 0.7 of white so that it ends in white; one for all keeps the hue."""
+    knee = 0.7
     over = np.maximum(peak - knee, 0)
-    bent = np.minimum(peak, knee) + (1 - knee) * over / (over + (1 - knee))
-    rolled: Floats = light * (bent / peak)
-    return rolled
+    gain: Floats = (np.minimum(peak, knee) + (1 - knee) * over / (over + (1 - knee))) / np.maximum(peak, 1e-6)
+    return gain
