@@ -169,6 +169,7 @@ def to_rgb(
 @_compiled
 def relight(
     rgb: Samples,
+    out: npt.NDArray[np.uint16],
     decoded: Floats,
     weights: Floats,
     gains: Floats,
@@ -177,7 +178,6 @@ def relight(
     later_gains: Floats,
     brightest: Floats,
     encoded: npt.NDArray[np.uint16],
-    out: npt.NDArray[np.uint16],
 ) -> None:
     """Fill ``out`` with ``rgb`` in another light, both ``(h, 3 * w)``.
 

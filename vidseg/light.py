@@ -56,7 +56,7 @@ def convert_light(rgb: Samples, source: Color, target: Color) -> Samples:
     tables = _tables(np.iinfo(rgb.dtype).max, _kind(source), _kind(target))
     height, width = rgb.shape[:2]
     rows = np.ascontiguousarray(rgb).reshape(height, 3 * width)
-    kernels.relight(rows, *tables, out=result.reshape(height, 3 * width))
+    kernels.relight(rows, result.reshape(height, 3 * width), *tables)
     return result
 
 
