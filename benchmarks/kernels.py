@@ -9,6 +9,7 @@ with a soft edge and hair before a busy room, about 2 % of whose pixels are soft
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import platform
 import statistics
@@ -18,12 +19,14 @@ from fractions import Fraction
 
 import numpy as np
 
-from vidseg.color import network_affine
+from vidseg.backgrounds import BlurBackground
+from vidseg.color import network_affine, rgb_from_planes
 from vidseg.compositing import composite, cutout
 from vidseg.frame import Color, Frame, Size, allocate
 from vidseg.kernels import to_network
 from vidseg.refine import refine
 from vidseg.resize import shrink, shrink_planes
+from vidseg.smoothing import Smoother
 
 NETWORK = (160, 256)
 
@@ -71,11 +74,14 @@ def main() -> None:
     columns = {"1080p 8 bit": ((1080, 1920), 8), "1080p 10 bit": ((1080, 1920), 10), "720p 8 bit": ((720, 1280), 8)}
     table: dict[str, list[float]] = {}
     soft = []
+    times = itertools.count(0, 1 / 30)
+    smoother, blur, weak = Smoother(), BlurBackground(50), BlurBackground(5)
     for size, depth in columns.values():
         frame, background, truth = draw(size, depth)
         small = shrink(truth, NETWORK)
         alpha = refine(small, frame)
         soft.append(100 * float(((alpha > 0) & (alpha < 255)).mean()))
+        fog = np.clip(alpha, 1, 254)
         y, u, v = shrink_planes(frame, NETWORK)
         guide = (y >> (depth - 8)).astype(np.uint8)
         affine = network_affine(frame.color, depth, (0.5,) * 3, (0.5,) * 3)
@@ -87,7 +93,14 @@ def main() -> None:
             "composite": lambda f=frame, b=background, a=alpha: composite(f, b, a, decontaminate=False),
             "decontaminate + composite": lambda f=frame, b=background, a=alpha: composite(f, b, a),
             "cutout": lambda f=frame, a=alpha: cutout(f, a),
-            "refine + decontaminate + composite": lambda s=small, f=frame, b=background: composite(f, b, refine(s, f)),
+            "all three, as the pipeline does": lambda s=small, f=frame, b=background, g=guide: composite(
+                f, b, refine(s, f, g)
+            ),
+            "composite, all of it soft": lambda f=frame, b=background, a=fog: composite(f, b, a),
+            "smooth": lambda s=small, g=guide, t=times: smoother(s, g, next(t)),
+            "blur": lambda f=frame, a=alpha: blur.render(f, a),
+            "blur:5": lambda f=frame, a=alpha: weak.render(f, a),
+            "planes to R'G'B'": lambda f=frame, d=depth: rgb_from_planes(f.planes, f.color, d, bits=8 * (1 + (d > 8))),
         }
         for name, part in work.items():
             table.setdefault(name, []).append(median(part, rounds))

@@ -220,8 +220,8 @@ class BlurBackground:
             return replace(frame, alpha=None)
         radius = max(1.0, self._radius * shorter)
         # So small that the disc is 2.2 pixels in radius: quick, and just still smooth when enlarged. A weaker blur is
-        # that of the shrinking itself for the most part; more than 360 rows would cost much and show little.
-        factor = max(2.0, shorter / 360, radius / 2.2)
+        # that of the shrinking itself for the most part; more than 320 rows would cost much and show little.
+        factor = max(2.0, shorter / 320, radius / 2.2)
         # Four times the size of the wider look: OpenCV has a quick way to the means of whole pixels.
         size = 4 * math.ceil(frame.size[0] / factor / 4), 4 * math.ceil(frame.size[1] / factor / 4)
         small = _blurred_room(frame, alpha, size, radius / factor, reach=max(1, round(0.006 * shorter / factor)))

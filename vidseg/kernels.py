@@ -310,7 +310,10 @@ def edge_lines(
     height, width = alpha.shape
     lines = np.zeros((2, height, width), np.float32)
     least, most = np.empty(width, np.float32), np.empty(width, np.float32)
-    texture = np.full((height, width), -_ONE, np.float32)
+    texture = np.empty((height, width), np.float32)
+    for j in range(height):
+        for i in range(width):
+            texture[j, i] = -_ONE
     quarter, sixteenth = np.float32(0.25), np.float32(1 / 16)
     for j in range(height):
         top, bottom = max(j - 1, 0), min(j + 2, height)
@@ -598,7 +601,7 @@ def estimate_colours(
     # By block: alpha * alpha, alpha * rest, rest * rest, alpha * sample, rest * sample, sure, sure * sample.
     sums = np.empty((tall, wide, 8), np.float32)
     coarse = np.zeros(((tall + 1) // 2, (wide + 1) // 2, 2), np.float32)
-    coarse_across = np.zeros(coarse.shape, np.float32)
+    coarse_across = np.empty(coarse.shape, np.float32)
     out = np.zeros((tall, wide, 2), np.float32)
     share = _ONE / _TOP
     two = np.float32(2)
@@ -646,11 +649,15 @@ def estimate_colours(
                     into[2], into[4] = count, value
             coarse[j // 2, i // 2, 0] += into[5]
             coarse[j // 2, i // 2, 1] += into[6]
+    # Sums from the left, in float64: their differences are to be 0 where there is nothing.
+    so_far = np.empty(coarse.shape[1] + 1, np.float64)
+    so_far[0] = 0
     for j in range(coarse.shape[0]):
-        for i in range(coarse.shape[1]):
-            for other in range(max(i - far, 0), min(i + far + 1, coarse.shape[1])):
-                coarse_across[j, i, 0] += coarse[j, other, 0]
-                coarse_across[j, i, 1] += coarse[j, other, 1]
+        for which in range(2):
+            for i in range(coarse.shape[1]):
+                so_far[i + 1] = so_far[i] + coarse[j, i, which]
+            for i in range(coarse.shape[1]):
+                coarse_across[j, i, which] = so_far[min(i + far + 1, coarse.shape[1])] - so_far[max(i - far, 0)]
     area = np.float32(block * block)
     total = np.empty(8, np.float32)
     for j in range(tall):
