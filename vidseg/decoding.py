@@ -178,6 +178,15 @@ def _read_deep(name: str, image: Image.Image) -> Picture:
     return _split(samples, image)
 
 
+def to_depth(samples: Samples, depth: int) -> Samples:
+    """Return full-range samples as 8 bits or, if ``depth`` is more, as 16; rounded to nearest, uncopied if they are."""
+    if samples.dtype == (np.uint8 if depth == 8 else np.uint16):
+        return samples
+    if depth == 8:
+        return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return samples.astype(np.uint16) * np.uint16(257)
+
+
 def _turned(samples: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
     """Return a view of ``samples`` upright, by EXIF's orientation 1 to 8."""
     if orientation in (5, 6, 7, 8):

@@ -14,13 +14,13 @@ from PIL import Image
 
 from vidseg.backgrounds import Fit, TransparentBackground, open_background
 from vidseg.compositor import Compositor
-from vidseg.decoding import is_animated, picture_size, read_picture
+from vidseg.decoding import is_animated, picture_size, read_picture, to_depth
 from vidseg.errors import OutputExistsError, SinkError, SourceError
 from vidseg.frame import RGB, Frame, StreamInfo
 from vidseg.pipeline import Pipeline, Progress, Stats
 from vidseg.segmenter import Segmenter
-from vidseg.sinks import Content
-from vidseg.sinks.pictures import SUFFIXES, HiddenFolder, encode_picture, to_depth, to_grey, to_rgb, writing
+from vidseg.sinks import Content, check_alpha
+from vidseg.sinks.pictures import SUFFIXES, HiddenFolder, encode_picture, to_grey, to_rgb, writing
 from vidseg.sources.pictures import is_pictures, list_pictures, to_frame
 
 _INSTANT = Fraction(1, 10**9)  # seconds from one picture to the next: before a video, all of them get its beginning
@@ -194,10 +194,9 @@ class _Pages:
         self._paths, self._names, self._content, self._hidden, self._alone = paths, names, content, hidden, alone
 
     def write(self, frame: Frame) -> None:
+        check_alpha(frame, self._content)
         name = self._names[frame.pts]
         pixels = to_grey(frame) if self._content == "grey" else to_rgb(frame)
-        if (frame.alpha is not None) != (self._content == "transparent"):
-            raise ValueError(f"frame.alpha does not fit the content {self._content!r}")  # it might show the room
         alpha = None if frame.alpha is None else to_depth(frame.alpha, frame.depth)
         # The decoder gives 8 bits in sRGB, but 16 bits as they are.
         profile = _profile(self._paths[frame.pts]) if frame.depth == 16 and self._content != "grey" else b""

@@ -64,6 +64,16 @@ class Sink(Protocol):
         ...
 
 
+def check_alpha(frame: Frame, content: Content) -> None:
+    """Refuse a frame that ``content`` does not fit: without its alpha it might show the room.
+
+    Raises:
+        ValueError: It has an alpha and is to be opaque, or has none and is to be transparent.
+    """
+    if (frame.alpha is not None) != (content == "transparent"):
+        raise ValueError(f"frame.alpha does not fit the content {content!r}")
+
+
 def open_sink(url: str, info: StreamInfo, options: OutputOptions | None = None, *, source: str | None = None) -> Sink:
     """Open an output: a video file, or a folder or numbered pattern for pictures.
 

@@ -21,9 +21,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from vidseg.color import rgb_from_planes
+from vidseg.decoding import to_depth
 from vidseg.errors import OutputExistsError, SinkError
-from vidseg.frame import Frame, FullAlpha, StreamInfo
-from vidseg.sinks import OutputOptions
+from vidseg.frame import Frame, StreamInfo
+from vidseg.sinks import OutputOptions, check_alpha
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 """What pictures can be written as. Only PNG holds 16 bits, and JPEG holds no alpha."""
@@ -75,11 +76,11 @@ def encode_picture(
     try:
         if suffix == ".png":
             return _png(pixels, profile, coding, sample_aspect)
-        if pixels.dtype == np.uint16:
-            pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)  # to nearest: 65535 / 257 = 255
         encoded = io.BytesIO()
         kind = "WEBP" if suffix == ".webp" else "JPEG"
-        Image.fromarray(np.ascontiguousarray(pixels)).save(encoded, kind, quality=95, icc_profile=profile or None)
+        Image.fromarray(np.ascontiguousarray(to_depth(pixels, 8))).save(
+            encoded, kind, quality=95, icc_profile=profile or None
+        )
         return encoded.getvalue()
     except (cv2.error, OSError, ValueError) as error:
         height, width = pixels.shape[:2]
@@ -218,12 +219,11 @@ class PictureSink:
 
     def write(self, frame: Frame) -> None:
         """Write one frame as the next picture."""
+        check_alpha(frame, self._content)
         alpha, coding = None, b""
         if self._content == "grey":
             pixels: npt.NDArray[Any] = to_grey(frame)
         else:
-            if (frame.alpha is not None) != (self._content == "transparent"):
-                raise ValueError(f"frame.alpha does not fit the content {self._content!r}")  # it might show the room
             pixels, coding = to_rgb(frame), coding_of(frame)
             alpha = None if frame.alpha is None else self._upright(to_depth(frame.alpha, frame.depth))
         self._count += 1
@@ -306,11 +306,6 @@ def to_grey(frame: Frame) -> npt.NDArray[np.uint8]:
     levels = np.arange(2**frame.depth, dtype=np.float64)
     table = np.rint(np.clip((levels - low) / (high - low), 0, 1) * 255).astype(np.uint8)
     return np.asarray(table[luma], np.uint8)
-
-
-def to_depth(alpha: FullAlpha, depth: int) -> npt.NDArray[Any]:
-    """Return alpha in the type of the picture that it belongs to; 255 becomes 65535."""
-    return alpha if depth == 8 else alpha.astype(np.uint16) * np.uint16(257)
 
 
 def coding_of(frame: Frame) -> bytes:

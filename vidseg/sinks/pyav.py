@@ -19,8 +19,8 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
 from vidseg.errors import OutputExistsError, SinkError
-from vidseg.frame import Frame, Mastering, Plane, Size, StreamInfo, chroma_size
-from vidseg.sinks import OutputOptions
+from vidseg.frame import Frame, FullAlpha, Mastering, Plane, Size, StreamInfo, chroma_size
+from vidseg.sinks import OutputOptions, check_alpha
 from vidseg.sinks.tracks import Tracks
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class PyAVSink:
         self._mirrors = info.mirrored and self._format not in _TURNED
         encoder = self._choose_encoder()
         self._pix_fmt = self._choose_format(encoder)
-        self._temporary = _create(self._target)
+        self._temporary = _create(self._target, self._name)
         try:
             with self._writing():
                 self._open(encoder, source)
@@ -119,6 +119,7 @@ class PyAVSink:
 
     def write(self, frame: Frame) -> None:
         """Encode one frame. Its planes are read, never changed, and not needed any more after the call."""
+        check_alpha(frame, self._options.content)
         if frame.size != self._info.size:
             raise ValueError(f"the frame has another size than the stream: {frame.size = }, {self._info.size = }")
         if self._stream is None:
@@ -136,8 +137,8 @@ class PyAVSink:
         try:
             with self._writing():
                 if not self._written:
-                    raise SinkError(f"There was no frame to write to {self._name}.", url=self._name)
-                self._finish(None)
+                    raise SinkError(f"There was no frame to write to {self._name}", url=self._name)
+                self._finish(whole=True)
                 self._publish()
         except BaseException:
             self._discard()
@@ -153,7 +154,7 @@ class PyAVSink:
         try:
             if keep_partial and self._written and self._container is not None:
                 with suppress(SinkError, av.error.FFmpegError, OSError, ValueError), self._writing():
-                    self._finish(self._last)
+                    self._finish(whole=False)
                     kept = self._put_aside()
         finally:
             self._discard()
@@ -178,9 +179,9 @@ class PyAVSink:
                 if found.type == "video":
                     return found
         if codec in ENCODERS:
-            message = f"The FFmpeg of this installation has no encoder for {codec}: choose another --codec."
+            message = f"The FFmpeg of this installation has no encoder for {codec}: choose another --codec"
         else:
-            message = f"{codec} is no video encoder of this FFmpeg: choose one of {', '.join(ENCODERS)}."
+            message = f"{codec} is no video encoder of this FFmpeg: choose one of {', '.join(ENCODERS)}"
         raise SinkError(message, url=self._name)
 
     def _choose_format(self, encoder: av.Codec) -> str:
@@ -193,9 +194,7 @@ class PyAVSink:
             if encoder.name not in ("ffv1", "libvpx-vp9", "prores_ks"):
                 able = []
         elif content == "grey" and encoder.name == "ffv1":
-            wanted = ["gray10le" if self._info.depth == 10 else "gray16le" if deep else "gray"]
-            if wanted == ["gray10le"]:
-                wanted = ["gray10le", "gray16le"]
+            wanted = ["gray10le", "gray16le"] if self._info.depth == 10 else ["gray16le"] if deep else ["gray"]
         else:
             eight = ["yuv420p", "nv12", "yuv422p", "yuv444p"]
             wanted = ["yuv420p10le", "p010le", "yuv422p10le", "yuv444p10le"]
@@ -207,15 +206,15 @@ class PyAVSink:
         for form in wanted:
             if form in able:
                 if deep and "10" not in form and "16" not in form:
-                    self._notes.append(f"{encoder.name} has no 10-bit form here: the pictures have 8 bits now.")
+                    self._notes.append(f"{encoder.name} has no 10-bit form here: the pictures have 8 bits now")
                 return form
         if content == "transparent":
             raise SinkError(
                 f"{self._name} cannot hold transparency with {encoder.name}: "
-                "write a .webm (VP9), a .mov (ProRes 4444), a .mkv (FFV1) or a folder of PNGs.",
+                "write a .webm (VP9), a .mov (ProRes 4444), a .mkv (FFV1) or a folder of PNGs",
                 url=self._name,
             )
-        raise SinkError(f"{encoder.name} takes none of the pixel formats that vidseg makes.", url=self._name)
+        raise SinkError(f"{encoder.name} takes none of the pixel formats that vidseg makes", url=self._name)
 
     def _open(self, encoder: av.Codec, source: str | None) -> None:
         info, options = self._info, self._options
@@ -236,14 +235,14 @@ class PyAVSink:
         self._size = _coded_size(encoder.name, (height, width))
         if self._size != (height, width):
             coded = f"{self._size[1]}x{self._size[0]}"
-            self._notes.append(f"{encoder.name} cannot code {width}x{height}: the edge is repeated to {coded}.")
+            self._notes.append(f"{encoder.name} cannot code {width}x{height}: the edge is repeated to {coded}")
         height, width = self._size
         try:
             stream = container.add_stream(encoder.name, rate=info.fps or Fraction(25))
         except ValueError as error:
             raise SinkError(
                 f"A {Path(self._name).suffix} file cannot hold {encoder.name}: "
-                "choose another --codec, or .mkv, which holds them all.",
+                "choose another --codec, or .mkv, which holds them all",
                 url=self._name,
             ) from error
         self._stream = stream = cast("VideoStream", stream)
@@ -261,7 +260,7 @@ class PyAVSink:
         said_inside = encoder.canonical_name in ("h264", "hevc", "mpeg4", "mpeg2video")
         if aspect != 1 and self._format in ("matroska", "webm") and not said_inside:
             suffix, said = Path(self._name).suffix, f"{aspect.numerator}:{aspect.denominator}"
-            self._notes.append(f"The pixel aspect {said} is lost: a {suffix} file with {encoder.name} cannot say it.")
+            self._notes.append(f"The pixel aspect {said} is lost: a {suffix} file with {encoder.name} cannot say it")
         color = info.color
         rgb = color.matrix == "rgb"
         self._tags = {
@@ -279,7 +278,7 @@ class PyAVSink:
                 stream.set_display_rotation(info.rotation, hflip=info.mirrored)
         elif info.rotation or info.mirrored:
             suffix = Path(self._name).suffix
-            self._notes.append(f"A {suffix} file has no rotation tag: the pictures are turned upright.")
+            self._notes.append(f"A {suffix} file has no rotation tag: the pictures are turned upright")
         if self._tracks is not None:
             self._tracks.attach(container, stream)
         self._open_encoder(encoder)
@@ -288,7 +287,7 @@ class PyAVSink:
         except av.error.ArgumentError as error:
             raise SinkError(
                 f"FFmpeg cannot write {encoder.name} into a {Path(self._name).suffix} file: "
-                "choose another --codec, or .mkv, which holds them all.",
+                "choose another --codec, or .mkv, which holds them all",
                 url=self._name,
             ) from error
         self._last = float("-inf")
@@ -328,12 +327,12 @@ class PyAVSink:
         except av.error.FFmpegError as error:
             said = f" ({', '.join(f'{key} {value}' for key, value in given.items())})" if given else ""
             raise SinkError(
-                f"{name} refuses {self._size[1]}x{self._size[0]} {self._pix_fmt}{said}: {error.strerror or error}.",
+                f"{name} refuses {self._size[1]}x{self._size[0]} {self._pix_fmt}{said}: {error.strerror or error}",
                 url=self._name,
             ) from error
         unknown = sorted(set(context.options) & set(given))
         if unknown:
-            raise SinkError(f"{name} has no {' or '.join(unknown)} setting.", url=self._name)
+            raise SinkError(f"{name} has no {' or '.join(unknown)} setting", url=self._name)
 
     # -- frames --------------------------------------------------------------------------------------------------
 
@@ -377,7 +376,7 @@ class PyAVSink:
         # Everything before 0 would be cut by the file's edit list.
         if self._tracks is not None:
             self._tracks.shift = -early
-        self._notes.append(f"The pictures began {float(-early):.3g} s before 0: everything is that much later now.")
+        self._notes.append(f"The pictures began {float(-early):.3g} s before 0: everything is that much later now")
         return -early
 
     def _planes(self, frame: Frame) -> tuple[str, list[Plane]]:
@@ -396,15 +395,13 @@ class PyAVSink:
             sampling = "420" if self._info.subsampled or self._info.size == (1, 1) else "444"
             name = f"yuv{sampling}"
         if self._options.content == "transparent":
-            alpha = frame.alpha
-            if alpha is None:
-                alpha = np.full(frame.size, 255, np.uint8)
+            alpha = cast("FullAlpha", frame.alpha)
             if depth > 8:
                 top = (1 << depth) - 1
                 planes.append(((alpha.astype(np.uint32) * top + 127) // 255).astype(np.uint16))
             else:
                 planes.append(alpha)
-            name = f"{name[:3]}{'a' if name != 'gbr' else ''}{name[3:]}" if name != "gbr" else "gbra"
+            name = name.replace("yuv", "yuva").replace("gbr", "gbra")
         return f"{name}p{end}", planes
 
     def _neutral(self, depth: int) -> tuple[Plane, Plane]:
@@ -415,7 +412,11 @@ class PyAVSink:
     def _mux(self, picture: VideoFrame | None) -> None:
         assert self._stream is not None
         assert self._container is not None
+        # x265 learns its delay from the third picture; before, its decoding times are memory that nobody has set.
+        untimed = self._stream.codec_context.name == "libx265" and self._written < 3
         for packet in self._stream.encode(picture):
+            if untimed:
+                packet.dts = None  # the muxer finds them
             time = packet.dts if packet.dts is not None else packet.pts
             if time is not None:
                 now = float(time * packet.time_base)
@@ -427,12 +428,12 @@ class PyAVSink:
 
     # -- ending --------------------------------------------------------------------------------------------------
 
-    def _finish(self, until: float | None) -> None:
-        """Write what is left, of the tracks up to ``until`` (the end of the pictures), and close the file."""
+    def _finish(self, *, whole: bool) -> None:
+        """Write what is left, of the tracks all or only up to the end of the pictures, and close the file."""
         assert self._container is not None
         self._mux(None)
         if self._tracks is not None:
-            self._tracks.copy_until(self._container, self._last if until is not None else None)
+            self._tracks.copy_until(self._container, None if whole else self._last)
             self._tracks.finish(self._container)
         container, self._container = self._container, None
         self._stream = None
@@ -447,7 +448,7 @@ class PyAVSink:
         except FileExistsError as error:
             kept = self._put_aside()
             raise OutputExistsError(
-                f"{self._name} has appeared meanwhile: the finished video is {kept}.", url=self._name
+                f"{self._name} has appeared meanwhile: the finished video is {kept}", url=self._name
             ) from error
 
     def _put_aside(self) -> str:
@@ -459,7 +460,7 @@ class PyAVSink:
             except FileExistsError:
                 continue
             return str(Path(self._name).with_name(partial.name))
-        raise SinkError(f"There are too many {path.stem}.partial files.", url=self._name)
+        raise SinkError(f"There are too many {path.stem}.partial files", url=self._name)
 
     def _discard(self) -> None:
         """Close everything and remove the temporary file if it is still there."""
@@ -494,18 +495,18 @@ def _coded_size(encoder: str, size: Size) -> Size:
 def _sink_error(name: str, error: Exception) -> SinkError:
     number = getattr(error, "errno", None)
     if number in (errno.ENOSPC, errno.EDQUOT):
-        return SinkError(f"The disk is full: {name} could not be written.", url=name)
+        return SinkError(f"The disk is full: {name} could not be written", url=name)
     if number == errno.EFBIG:
-        return SinkError(f"{name} grew larger than the file system allows.", url=name)
+        return SinkError(f"{name} grew larger than the file system allows", url=name)
     reason = getattr(error, "strerror", None) or str(error)
-    return SinkError(f"{name} cannot be written: {reason}.", url=name)
+    return SinkError(f"{name} cannot be written: {reason}", url=name)
 
 
 def _format(name: str) -> str:
     suffix = Path(name).suffix.lower()
     if suffix not in FORMATS:
         known = ", ".join(FORMATS)
-        raise SinkError(f"{name}: {suffix or 'no suffix'} is no video type that vidseg writes; use {known}.", url=name)
+        raise SinkError(f"{name}: {suffix or 'no suffix'} is no video type that vidseg writes; use {known}", url=name)
     return FORMATS[suffix]
 
 
@@ -514,33 +515,33 @@ def _target(name: str, overwrite: bool, source: str | None) -> str:
     path = os.path.realpath(name)
     folder = os.path.dirname(path)
     if not os.path.isdir(folder):
-        raise SinkError(f"The folder of {name} does not exist: make {os.path.dirname(name) or folder} first.", url=name)
+        raise SinkError(f"The folder of {name} does not exist: make {os.path.dirname(name) or folder} first", url=name)
     if os.path.isdir(path):
-        raise SinkError(f"{name} is a folder, not a file.", url=name)
+        raise SinkError(f"{name} is a folder, not a file", url=name)
     if os.path.exists(path):
         if source is not None and os.path.exists(source) and os.path.samefile(path, source):
-            raise SinkError(f"{name} is the input: choose another name for the output.", url=name)
+            raise SinkError(f"{name} is the input: choose another name for the output", url=name)
         if not overwrite:
             raise OutputExistsError(f"{name} exists already: give --overwrite or another name", url=name)
     return path
 
 
-def _create(target: str) -> str:
+def _create(target: str, name: str) -> str:
     """Create an empty file beside ``target`` under a name that nobody has, with the usual rights."""
     path = Path(target)
     while True:
         # A name may have 255 bytes: 40 characters have at most 160.
-        name = path.with_name(f".{path.stem[:40]}.{secrets.token_hex(4)}.partial{path.suffix}")
+        hidden = path.with_name(f".{path.stem[:40]}.{secrets.token_hex(4)}.partial{path.suffix}")
         try:
-            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            os.close(os.open(hidden, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         except FileExistsError:
             continue
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-                message = f"{target} cannot be written: the folder {path.parent} is read-only"
-                raise SinkError(message, url=target) from error
-            raise _sink_error(target, error) from error
-        return str(name)
+                message = f"{name} cannot be written: the folder {Path(name).parent} is read-only"
+                raise SinkError(message, url=name) from error
+            raise _sink_error(name, error) from error
+        return str(hidden)
 
 
 def _rename_new(path: str, target: str) -> None:

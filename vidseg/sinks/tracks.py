@@ -12,7 +12,7 @@ import av
 import av.error
 from av.stream import Discard, Disposition
 
-from vidseg.sources.pyav import open_container, scheme, video_streams
+from vidseg.sources.pyav import LIVE, open_container, scheme, video_streams
 
 if TYPE_CHECKING:
     from av.audio.codeccontext import AudioCodecContext
@@ -80,16 +80,16 @@ class Tracks:
         self._dropped = 0
         self.shift = Fraction(0)
         """Seconds by which everything is later in the output."""
-        if scheme(source) in ("rtsp", "rtsps", "rtmp", "rtmps", "rtmpt", "rtp", "srt", "udp"):
-            notes.append("The sound of a live stream is not kept.")
+        if scheme(source) in LIVE:
+            notes.append("The sound of a live stream is not kept")
             return
         if not scheme(source) and not os.path.isfile(source):
-            notes.append(f"{source} is read once only: its sound is not kept.")
+            notes.append(f"{source} is read once only: its sound is not kept")
             return
         try:
             self._container = open_container(source)
         except (av.error.FFmpegError, OSError, ValueError) as error:
-            notes.append(f"Sound and metadata of {source} cannot be read: {getattr(error, 'strerror', None) or error}.")
+            notes.append(f"Sound and metadata of {source} cannot be read: {getattr(error, 'strerror', None) or error}")
 
     @property
     def container_options(self) -> dict[str, str]:
@@ -110,7 +110,7 @@ class Tracks:
         if chapters and self._format in _CHAPTERED:
             output.set_chapters(chapters)
         elif chapters:
-            self._notes.append(f"The chapters are left out: {self._format} files have none.")
+            self._notes.append(f"The chapters are left out: {self._format} files have none")
         for stream in container.streams:
             # A chapter track is read as chapters; the demuxer has marked it as not to be read. That other moving
             # pictures are left out, is said by the source.
@@ -144,7 +144,7 @@ class Tracks:
         for writer in self._writers.values():
             self._mux(output, writer.flush())
         if self._dropped:
-            self._notes.append(f"{self._dropped} packets of the other tracks had impossible times and are left out.")
+            self._notes.append(f"{self._dropped} packets of the other tracks had impossible times and are left out")
 
     def _mux(self, output: OutputContainer, packets: Iterable[Packet[Any]]) -> None:
         for packet in packets:
@@ -195,17 +195,17 @@ class Tracks:
         cover = stream.type == "video" and bool(stream.disposition & Disposition.attached_pic)
         label = _label(stream)
         if cover and self._format not in ("mp4", "mov"):
-            self._notes.append("The cover picture is left out.")
+            self._notes.append("The cover picture is left out")
             return False
         if stream.type == "data":
             if "timecode" not in stream.metadata:  # a timecode is metadata of the picture track too
-                self._note(f"The data track {label}is left out.")
+                self._note(f"The data track {label}is left out")
             return False
         if stream.type == "attachment":
             if self._format == "matroska":
                 output.add_stream_from_template(stream)
             else:
-                self._notes.append(f"The attachment {label}is left out.")
+                self._notes.append(f"The attachment {label}is left out")
             return False
         if not self._holds(stream):
             return self._convert(stream, output, label)
@@ -251,13 +251,13 @@ class Tracks:
             else:
                 raise ValueError(name)
         except (ValueError, av.error.FFmpegError):
-            self._notes.append(f"The {kind} track {label}is left out: {self._format} files cannot hold {name}.")
+            self._notes.append(f"The {kind} track {label}is left out: {self._format} files cannot hold {name}")
             return False
         self._copy_properties(stream, writer.made)
         self._writers[stream.index] = writer
         verb = "re-encoded to" if kind == "sound" else "converted to"
         self._notes.append(
-            f"The {kind} track {label}is {verb} {codec.removeprefix('lib')}: {self._format} files cannot hold {name}."
+            f"The {kind} track {label}is {verb} {codec.removeprefix('lib')}: {self._format} files cannot hold {name}"
         )
         return True
 

@@ -9,13 +9,12 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from vidseg.decoding import Picture, Samples, is_animated, read_picture
+from vidseg.decoding import Picture, Samples, is_animated, read_picture, to_depth
 from vidseg.errors import SourceError, SourceNotFoundError
 from vidseg.frame import RGB, Frame, Size, StreamInfo, allocate
 
@@ -96,15 +95,6 @@ def to_frame(picture: Picture, pts: int = 0, time_base: Fraction = Fraction(1)) 
         plane[...] = picture.rgb[..., channel]
     alpha = None if picture.alpha is None else to_depth(picture.alpha, 8)
     return Frame(planes, pts, time_base, RGB, depth, 1, alpha)
-
-
-def to_depth(samples: Samples, depth: int) -> npt.NDArray[Any]:
-    """Return full-range samples with 8 or 16 bits, rounded to nearest; the same array if it has them already."""
-    if samples.dtype == (np.uint8 if depth == 8 else np.uint16):
-        return samples
-    if depth == 16:
-        return samples.astype(np.uint16) * np.uint16(257)
-    return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 class PictureSource:

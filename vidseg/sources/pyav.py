@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 TIMEOUT = 15.0
 """Seconds that a network stream may be silent."""
 
-_LIVE = {"rtsp", "rtsps", "rtmp", "rtmps", "rtmpt", "rtp", "srt", "udp"}
+LIVE = {"rtsp", "rtsps", "rtmp", "rtmps", "rtmpt", "rtp", "srt", "udp"}
+"""Schemes whose frames come in real time."""
 # Formats whose header says how long the stream is; others are estimates from a bit rate or the file's own end.
 _ANNOUNCED = ("mov,mp4", "matroska", "avi", "flv", "asf")
 _TOO_MANY_ERRORS = 100  # in a row, from the demuxer; a damaged file recovers sooner or never
@@ -109,7 +110,6 @@ class PyAVSource:
         self._corrupt = self._packets = 0
         self._truncated = False
         self._notes: dict[str, str] = {}
-        self._repaired = 0
         self._closed = False
         self._lock = threading.Lock()
         self._container: InputContainer | None = None
@@ -125,7 +125,7 @@ class PyAVSource:
                 self._decoded = self._decode()
                 first = next(self._decoded, None)
             if first is None:
-                raise SourceError(f"{self._url} holds no frame that can be decoded.", url=self._url)
+                raise SourceError(f"{self._url} holds no frame that can be decoded", url=self._url)
             self._info = self._describe(first)
         except BaseException:
             self.close()
@@ -154,7 +154,7 @@ class PyAVSource:
         repaired = self._clock.repaired if self._clock else 0
         if repaired:
             plural = "s were" if repaired > 1 else " was"
-            notes.append(f"{repaired} timestamp{plural} missing or out of order in {self._name}: mended.")
+            notes.append(f"{repaired} timestamp{plural} missing or out of order in {self._name}: mended")
         return tuple(notes)
 
     def __iter__(self) -> Iterator[Frame]:
@@ -213,19 +213,19 @@ class PyAVSource:
         container = cast("InputContainer", self._container)
         # FFmpeg draws any text file as a terminal would.
         if container.format.name == "tty":
-            raise SourceError(f"{self._url} is not a video.", url=self._url)
+            raise SourceError(f"{self._url} is not a video", url=self._url)
         streams = video_streams(container)
         if not streams:
             what = "sound but no video" if container.streams.audio else "no video"
-            raise SourceError(f"{self._url} holds {what}.", url=self._url)
+            raise SourceError(f"{self._url} holds {what}", url=self._url)
         stream = streams[0]
         if stream.codec_context is None:
-            raise SourceError(f"{self._url} is coded in a way that this FFmpeg cannot decode.", url=self._url)
+            raise SourceError(f"{self._url} is coded in a way that this FFmpeg cannot decode", url=self._url)
         for other in container.streams:
             if other.index != stream.index:
                 other.discard = av.stream.Discard.all
         if len(streams) > 1:
-            self._note("streams", f"{self._name} holds {len(streams)} video tracks: all but the best are left out.")
+            self._note("streams", f"{self._name} holds {len(streams)} video tracks: all but the best are left out")
         stream.thread_type = "AUTO"
         return stream
 
@@ -244,10 +244,10 @@ class PyAVSource:
         rotation, mirrored = self._orientation(frame)
         self._target, depth = _target(frame)
         if frame.format.name.startswith("yuva") or stream.metadata.get("alpha_mode", "0") != "0":
-            self._note("alpha", f"The transparency of {self._name} is left out.")
+            self._note("alpha", f"The transparency of {self._name} is left out")
         for kind, what in _LEFT_OUT.items():
             if _side_data(frame, kind):
-                self._note(kind, f"The {what} in the pictures of {self._name} are left out.")
+                self._note(kind, f"The {what} in the pictures of {self._name} are left out")
         return StreamInfo(
             size=(frame.height, frame.width),
             fps=fps,
@@ -261,7 +261,7 @@ class PyAVSource:
             mastering=_mastering(frame),
             frames=stream.frames,
             duration=max(duration, 0.0),
-            live=scheme(self._url) in _LIVE,
+            live=scheme(self._url) in LIVE,
             name=self._name,
         )
 
@@ -276,7 +276,7 @@ class PyAVSource:
         angle = -math.degrees(math.atan2(c, a)) % 360
         rotation = round(angle / 90) * 90 % 360
         if min(abs(angle - rotation), abs(angle - rotation - 360)) > 1:
-            self._note("angle", f"{self._name} is to be shown turned by {angle:.0f} degrees: taken as {rotation}.")
+            self._note("angle", f"{self._name} is to be shown turned by {angle:.0f} degrees: taken as {rotation}")
         return rotation, mirrored
 
     # -- decoding ------------------------------------------------------------------------------------------------
@@ -309,7 +309,7 @@ class PyAVSource:
 
     def _cut(self, reason: str) -> None:
         self._truncated = True
-        self._note("cut", f"Reading {self._name} ended early: {reason}.")
+        self._note("cut", f"Reading {self._name} ended early: {reason}")
 
     def _decode_packets(self) -> Iterator[VideoFrame]:
         stream = self._stream
@@ -361,10 +361,10 @@ class PyAVSource:
         for picture in self._decode_packets():
             if deinterlacer is None and picture.interlaced_frame:
                 if picture.width < 6 or picture.height < 8:  # bwdif needs 3 x 4 chroma samples
-                    self._note("interlaced", f"{self._name} is interlaced and too small to be deinterlaced.")
+                    self._note("interlaced", f"{self._name} is interlaced and too small to be deinterlaced")
                 else:
                     deinterlacer = _Deinterlacer(picture, _fraction(self._stream.time_base) or Fraction(1, 90000))
-                    self._note("interlaced", f"{self._name} is interlaced: deinterlaced (bwdif).")
+                    self._note("interlaced", f"{self._name} is interlaced: deinterlaced (bwdif)")
             if deinterlacer is None:
                 yield picture
                 continue
@@ -406,7 +406,7 @@ class PyAVSource:
             self._note(
                 "size",
                 f"{self._name} changes its size from {info.size[1]}x{info.size[0]} to {size[1]}x{size[0]}: "
-                "scaled to the first.",
+                "scaled to the first",
             )
         return Frame(
             planes=self._planes(picture, color),
@@ -484,7 +484,7 @@ class PyAVSource:
         if code not in _MATRICES and not frame.format.name.startswith("gray"):
             unsaid = code in (0, 2, 3)
             why = "does not say which matrix its colours use" if unsaid else f"uses the unusual matrix {code}"
-            self._note("matrix", f"{self._name} {why}: taken for {words[guess]}.")
+            self._note("matrix", f"{self._name} {why}: taken for {words[guess]}")
         full = range_code == 2 or (range_code == 0 and frame.format.name.startswith(("yuvj", "gray")))
         return replace(
             color,
@@ -633,13 +633,13 @@ def _check_file(url: str) -> None:
     if scheme(url):
         return
     if os.path.isdir(url):
-        raise SourceError(f"{url} is a folder, not a video.", url=url)
+        raise SourceError(f"{url} is a folder, not a video: name one file", url=url)
     if not os.path.exists(url):
-        raise SourceNotFoundError(f"{url} does not exist.", url=url)
+        raise SourceNotFoundError(f"{url} does not exist: check the name", url=url)
     if not os.access(url, os.R_OK):
-        raise SourceError(f"{url} may not be read: permission denied.", url=url)
+        raise SourceError(f"{url} may not be read: change its permissions", url=url)
     if os.path.isfile(url) and not os.path.getsize(url):
-        raise SourceError(f"{url} is empty (0 bytes).", url=url)
+        raise SourceError(f"{url} is empty (0 bytes): choose another video", url=url)
 
 
 def _lacks_index(path: str) -> bool:
@@ -673,22 +673,22 @@ def _reading(url: str) -> Iterator[None]:
     except SourceError:
         raise
     except (av.error.FileNotFoundError, FileNotFoundError) as error:
-        raise SourceNotFoundError(f"{url} does not exist.", url=url) from error
+        raise SourceNotFoundError(f"{url} does not exist: check the name", url=url) from error
     except av.error.HTTPNotFoundError as error:
-        raise SourceNotFoundError(f"{url} does not exist (HTTP 404).", url=url) from error
+        raise SourceNotFoundError(f"{url} does not exist (HTTP 404)", url=url) from error
     except av.error.ExitError as error:
-        raise SourceError(f"{url} did not answer within {TIMEOUT:.0f} seconds.", url=url) from error
+        raise SourceError(f"{url} did not answer within {TIMEOUT:.0f} seconds", url=url) from error
     except av.error.EOFError as error:
-        raise SourceError(f"{url} holds no frame that can be decoded.", url=url) from error
+        raise SourceError(f"{url} holds no frame that can be decoded", url=url) from error
     except av.error.InvalidDataError as error:
         if os.path.isfile(url) and _lacks_index(url):
             message = (
                 f"{url} is cut off: its index (moov) is missing; "
-                "copy or record it again, or mend it with a tool such as untrunc."
+                "copy or record it again, or mend it with a tool such as untrunc"
             )
         else:
-            message = f"{url} is not a video, or it is damaged beyond reading."
+            message = f"{url} is not a video, or it is damaged beyond reading"
         raise SourceError(message, url=url) from error
     except (av.error.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise SourceError(f"{url} cannot be read: {reason}.", url=url) from error
+        raise SourceError(f"{url} cannot be read: {reason}", url=url) from error
