@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -12,9 +11,6 @@ from vidseg.cli import options as opt
 from vidseg.cli.console import Console
 from vidseg.cli.progress import shown
 from vidseg.cli.summary import finish
-
-if TYPE_CHECKING:
-    from vidseg.segmenter import Segmenter
 
 EXAMPLES = opt.example(
     "vidseg image portrait.jpg portrait.png --bg transparent",
@@ -46,30 +42,40 @@ def image(
     background = opt.checked_background(bg)
     console = Console(quiet, as_json, verbose)
     with console.outcome():
-        from vidseg.images import process_pictures
-
-        with shown(console, Path(output).name or output) as progress:
-            stats = process_pictures(
-                input,
-                output,
-                background,
-                segmenter(model, runtime, threads),
-                fit=fit.value,
-                overwrite=overwrite,
-                progress=progress,
-            )
-        finish(console, stats, strict=True, noun="picture")
+        write_pictures(console, input, output, background, model, runtime, threads, overwrite=overwrite, fit=fit)
 
 
-def segmenter(model: str, runtime: opt.Runtime, threads: int | None) -> Callable[[], Segmenter]:
-    """Return what opens the network when it is needed."""
+def write_pictures(
+    console: Console,
+    input: str,
+    output: str,
+    background: str | None,
+    model: str,
+    runtime: opt.Runtime,
+    threads: int | None,
+    *,
+    overwrite: bool,
+    fit: opt.Fit = opt.Fit.cover,
+) -> None:
+    """Do what ``process_pictures`` does, and say what was done.
 
-    def opened() -> Segmenter:
-        from vidseg.segmenter import Segmenter
+    Raises:
+        typer.Exit: A picture could not be read.
+    """
+    from vidseg.images import process_pictures
+    from vidseg.segmenter import Segmenter
 
-        return Segmenter(model, runtime.value, threads=threads)
-
-    return opened
+    with shown(console, Path(output).name or output) as progress:
+        stats = process_pictures(
+            input,
+            output,
+            background,
+            lambda: Segmenter(model, runtime.value, threads=threads),
+            fit=fit.value,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    finish(console, stats, strict=True, noun="picture")
 
 
 def are_pictures(input: str, output: str) -> bool:

@@ -9,7 +9,7 @@ import typer
 
 from vidseg.cli import options as opt
 from vidseg.cli.console import Console
-from vidseg.cli.pictures import are_pictures, segmenter
+from vidseg.cli.pictures import are_pictures, write_pictures
 from vidseg.cli.progress import shown
 from vidseg.cli.summary import finish
 
@@ -97,18 +97,7 @@ def matte(
         if are_pictures(input, output):
             if (codec, crf, preset) != (None, None, None):
                 raise typer.BadParameter("--codec, --crf and --preset are for videos; leave them out")
-            from vidseg.images import process_pictures
-
-            with shown(console, Path(output).name or output) as progress:
-                stats = process_pictures(
-                    input,
-                    output,
-                    None,
-                    segmenter(model, runtime, threads),
-                    overwrite=overwrite,
-                    progress=progress,
-                )
-            finish(console, stats, strict=True, noun="picture")
+            write_pictures(console, input, output, None, model, runtime, threads, overwrite=overwrite)
             return
 
         from vidseg.jobs import matte_video

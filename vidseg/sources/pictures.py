@@ -16,7 +16,7 @@ import numpy as np
 
 from vidseg.decoding import Picture, Samples, is_animated, read_picture, to_depth
 from vidseg.errors import SourceError, SourceNotFoundError
-from vidseg.frame import RGB, Frame, Size, StreamInfo, allocate
+from vidseg.frame import RGB, Frame, FullAlpha, Size, StreamInfo, allocate
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".webp", ".tif", ".tiff", ".bmp", ".avif"})
 """What counts as a picture in a folder, where all other files are passed over."""

@@ -108,7 +108,7 @@ def train(args: argparse.Namespace, phases: Sequence[Phase] = PHASES) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     bank = Bank(args.data)
     cv2.imwrite(str(args.out / "samples.png"), contact_sheet(bank, (160, 256), args.seed)[..., ::-1])
-    net = UNet().to(memory_format=torch.channels_last)
+    net = UNet().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = torch.optim.swa_utils.AveragedModel(
         net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998), use_buffers=True
     )
