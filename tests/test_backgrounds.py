@@ -304,6 +304,14 @@ def test_hdr_and_back_is_the_same_below_the_knee(transfer: int) -> None:
     assert peak.min() > 0.9 * 65535
 
 
+def test_the_brightest_pure_colour_is_still_rolled_off() -> None:
+    red = np.array([[[65535, 0, 0]]], np.uint16)
+    shown = convert_light(red, Color("bt2020", False, 9, PQ), RGB)
+    # 10000 nits of BT.2020's red are 1.66 times as much of BT.709's, and 0.7 + 0.3 * 81.1 / 81.4 once bent.
+    assert abs(shown[0, 0, 0] / 65535 - 0.9995) < 0.0001
+    assert shown[0, 0, 1:].max() == 0
+
+
 def test_wide_primaries_are_those_of_the_standard() -> None:
     # BT.2087: BT.709's red in linear BT.2020 is 0.6274, 0.0691, 0.0164.
     red = np.array([[[255, 0, 0]]], np.uint8)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vidseg.color import black, network_affine, planes_from_rgb, rgb_from_planes, rgb_matrix, ycbcr_matrix
-from vidseg.frame import RGB, Color
+from vidseg.frame import RGB, Color, allocate
 
 MATRICES = ["bt601", "bt709", "bt2020", "rgb"]
 WEIGHTS = {"bt601": (0.299, 0.587, 0.114), "bt709": (0.2126, 0.7152, 0.0722), "bt2020": (0.2627, 0.6780, 0.0593)}
@@ -116,3 +116,21 @@ def test_inputs_may_be_strided_and_read_only_and_stay_unchanged():
         rgb_from_planes(tuple(padded), Color("bt601")), rgb_from_planes(planes, Color("bt601"))
     )
     np.testing.assert_array_equal(rgb, before)
+
+
+@pytest.mark.parametrize("depth", [8, 10])
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (8, 6)])
+def test_chroma_is_interpolated_between_its_places(size, depth):
+    rng = np.random.default_rng(0)
+    planes = allocate(size, depth)
+    for plane in planes:
+        plane[...] = rng.integers(0, 2**depth, plane.shape)
+    full = [planes[0].astype(float)]
+    for plane in planes[1:]:
+        rows, columns = ((np.arange(length) - 0.5) / 2 for length in size)
+        wide = np.array([np.interp(columns, np.arange(plane.shape[1]), line) for line in plane])
+        full.append(np.array([np.interp(rows, np.arange(plane.shape[0]), line) for line in wide.T]).T)
+    matrix, offset = rgb_matrix(Color("bt709"), depth)
+    expected = np.clip(np.stack(full, -1) @ matrix.T + offset, 0, 1) * 65535
+    got = rgb_from_planes(planes, Color("bt709"), depth, bits=16)
+    np.testing.assert_allclose(got, expected, atol=0.6)

@@ -10,7 +10,8 @@ from vidseg.color import planes_from_rgb, rgb_from_planes
 from vidseg.compositing import composite, cutout
 from vidseg.frame import Color, Frame, allocate
 
-SIZES = [(1, 1), (1, 2), (3, 5), (16, 16), (64, 90), (361, 641)]
+SIZES = [(1, 1), (1, 2), (3, 5), (16, 16), (64, 90), (361, 641), (541, 701)]
+"""The last has so many soft blocks that larger ones are used."""
 KINDS = [(8, True), (8, False), (10, True), (16, False)]
 
 

@@ -15,8 +15,8 @@ _REACH, _FAR = 2, 5
 _TRUST = np.float32(5)
 """How many blocks of its own the sure person farther away counts as, where alpha is soft."""
 
-_MANY = 0.25
-"""When more than this share of the blocks is soft, they are made larger: it bounds the time a fog of alpha takes."""
+_MANY = 8000
+"""When more blocks than this are soft, a quarter of a full picture, larger ones are used: it bounds a fog's time."""
 
 
 def composite(foreground: Frame, background: Frame, alpha: FullAlpha, *, decontaminate: bool = True) -> Frame:
@@ -62,7 +62,7 @@ def _render(front: Frame, back: Frame | None, alpha: FullAlpha, clean: bool) -> 
     block = _block(max(height, width))
     parts = kernels.as_rows(alpha)
     kinds = kernels.find_edges(*parts, height, width, block)
-    if np.count_nonzero(kinds == kernels.EDGE) > _MANY * kinds.size:
+    if np.count_nonzero(kinds == kernels.EDGE) > _MANY:
         block *= 2
         kinds = kernels.find_edges(*parts, height, width, block)
     if back is None:
