@@ -16,7 +16,10 @@ from vidseg.errors import EngineError
 from vidseg.frame import Alpha, Color, Frame, Plane, Size
 from vidseg.kernels import to_network
 from vidseg.light import HLG, PQ, convert_light
-from vidseg.resize import shrink_planes
+from vidseg.resize import shrink, shrink_planes
+
+SCALES = (0.75, 1.0, 1.5)
+"""For stills."""
 
 
 class Matte(NamedTuple):
@@ -42,6 +45,8 @@ class Segmenter:
         rotation: As in ``StreamInfo``: the network must see people upright.
         sample_aspect: Width of a sample over its height.
         size: Of the frames to come: opens their engine now instead of at the first frame.
+        scales: Look at each frame in these multiples of the network's own size and take the mean: for stills, where
+            time matters less than the group at the far end of the picture. ``SCALES`` measured best.
         engine: Use this one for frames of any shape, instead of opening any. It is closed with the segmenter.
 
     Raises:
@@ -60,6 +65,7 @@ class Segmenter:
         rotation: int = 0,
         sample_aspect: Fraction = Fraction(1),
         size: Size | None = None,
+        scales: Sequence[float] = (1.0,),
         engine: Engine | None = None,
     ) -> None:
         if rotation % 90:
@@ -67,11 +73,12 @@ class Segmenter:
         self._runtime, self._threads, self._precision = runtime, threads, precision
         self._turns = rotation // 90 % 4
         self._sample_aspect = float(sample_aspect)
+        self._scales = sorted(scales)
         self._fixed = engine
         self._spec: ModelSpec = load_spec(model) if engine is None else engine.spec
         self._engines: dict[Size, Engine] = {} if engine is None else {engine.size: engine}
         if size is not None:
-            self._engine_for(size)
+            self._engines_for(size)
 
     @property
     def model(self) -> str:
@@ -89,7 +96,7 @@ class Segmenter:
         return 4
 
     def __call__(self, frames: Sequence[Frame]) -> list[Matte]:
-        """Return the matte of each of ``frames``, all of one size, with one call of the engine.
+        """Return the matte of each of ``frames``, all of one size, with one call of the engine for each scale.
 
         Raises:
             ValueError: The frames differ in size.
@@ -99,7 +106,16 @@ class Segmenter:
             return []
         if any(frame.size != frames[0].size for frame in frames):
             raise ValueError(f"frames of one call have one size: {[frame.size for frame in frames]}")
-        engine = self._engine_for(frames[0].size)
+        *coarser, finest = (self._look(engine, frames) for engine in self._engines_for(frames[0].size))
+        if not coarser:
+            return finest
+        size = finest[0].alpha.shape
+        return [
+            Matte(np.mean([alpha, *(shrink(matte.alpha, size) for matte in others)], axis=0, dtype=np.float32), guide)
+            for (alpha, guide), *others in zip(finest, *coarser, strict=True)
+        ]
+
+    def _look(self, engine: Engine, frames: Sequence[Frame]) -> list[Matte]:
         src = np.empty((len(frames), 3, *engine.size), np.float32)
         stored = engine.size[::-1] if self._turns % 2 else engine.size
         guides = []
@@ -122,14 +138,20 @@ class Segmenter:
         for engine in self._engines.values():
             engine.close()
 
-    def _engine_for(self, size: Size) -> Engine:
+    def _engines_for(self, size: Size) -> list[Engine]:
+        """Return an engine for each scale, coarsest first."""
         if self._fixed is not None:
-            return self._fixed
+            return [self._fixed]
         height, width = size[0], size[1] * self._sample_aspect
-        wanted = self._spec.size_for((height, width) if self._turns % 2 == 0 else (width, height))
-        if wanted not in self._engines:
-            self._engines[wanted] = open_engine(self._spec, self._runtime, wanted, self._threads, self._precision)
-        return self._engines[wanted]
+        own = self._spec.size_for((height, width) if self._turns % 2 == 0 else (width, height))
+        step = self._spec.multiple
+        engines = []
+        for scale in self._scales:
+            wanted = round(own[0] * scale / step) * step, round(own[1] * scale / step) * step
+            if wanted not in self._engines:
+                self._engines[wanted] = open_engine(self._spec, self._runtime, wanted, self._threads, self._precision)
+            engines.append(self._engines[wanted])
+        return engines
 
     def _normalised(self, planes: tuple[Plane, Plane, Plane], frame: Frame) -> npt.NDArray[np.float32]:
         """Return the network's input ``(3, h, w)`` for small planes of equal size."""

@@ -63,14 +63,14 @@ def write_pictures(
         typer.Exit: A picture could not be read.
     """
     from vidseg.images import process_pictures
-    from vidseg.segmenter import Segmenter
+    from vidseg.segmenter import SCALES, Segmenter
 
     with shown(console, Path(output).name or output) as progress:
         stats = process_pictures(
             input,
             output,
             background,
-            lambda: Segmenter(model, runtime.value, threads=threads),
+            lambda: Segmenter(model, runtime.value, threads=threads, scales=SCALES),
             fit=fit.value,
             overwrite=overwrite,
             progress=progress,
