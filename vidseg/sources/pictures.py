@@ -93,7 +93,7 @@ def to_frame(picture: Picture, pts: int = 0, time_base: Fraction = Fraction(1)) 
     planes = allocate(picture.rgb.shape[:2], depth, subsampled=False)
     for plane, channel in zip(planes, (1, 2, 0), strict=True):
         plane[...] = picture.rgb[..., channel]
-    alpha = None if picture.alpha is None else to_depth(picture.alpha, 8)
+    alpha = None if picture.alpha is None else cast("FullAlpha", to_depth(picture.alpha, 8))
     return Frame(planes, pts, time_base, RGB, depth, 1, alpha)
 
 
