@@ -93,7 +93,7 @@ class Segmenter:
     @property
     def batch(self) -> int:
         """How many frames a call should get where latency does not matter."""
-        return 4
+        return 2
 
     def __call__(self, frames: Sequence[Frame]) -> list[Matte]:
         """Return the matte of each of ``frames``, all of one size, with one call of the engine for each scale.
