@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "vidseg"
 LAYERS = {
     0: ("errors", "frame"),
     1: ("color", "light", "kernels", "engine", "smoothing", "sources", "sinks", "runtimes"),
-    2: ("resize", "decoding", "compositing", "backgrounds", "refine", "unet"),
+    2: ("resize", "decoding", "settling", "compositing", "backgrounds", "refine", "unet"),
     3: ("runtimes.*", "sources.*", "sinks.*"),
     4: ("segmenter", "pipeline", "live", "testing", "compositor", "jobs", "images"),
     5: ("integrations", "server", "training", "evaluation", "batch", "training.*"),
@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "compositing": {"cv2"},
     "backgrounds": {"cv2"},
     "refine": {"cv2"},
+    "settling": {"cv2"},
     "unet": {"torch"},
     "runtimes.ort": {"onnxruntime"},
     "runtimes.openvino": {"openvino"},

@@ -13,6 +13,7 @@ from vidseg.frame import Color, Frame, allocate
 from vidseg.pipeline import Timings
 from vidseg.refine import refine
 from vidseg.segmenter import Segmenter
+from vidseg.settling import settle
 from vidseg.smoothing import Smoother
 
 
@@ -46,7 +47,8 @@ class Compositor:
             mattes = self._segmenter(frames)
         done = []
         for frame, matte in zip(frames, mattes, strict=True):
-            alpha = matte.alpha
+            with timings.measure("settle"):
+                alpha = settle(matte.alpha)
             if self._smoother is not None:
                 with timings.measure("smooth"):
                     alpha = self._smoother(alpha, matte.guide, frame.time)
