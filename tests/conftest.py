@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
 # So that `import tests.media` works however pytest is started.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+# A job in the background of a shell, as CI may be, starts with SIGINT ignored, and hands that on to what it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
