@@ -197,8 +197,8 @@ class Pipeline:
     def __init__(self, source: Source, stage: Stage, sink: Sink, *, batch: int = 1) -> None:
         self._source, self._stage, self._sink, self._batch = source, stage, sink, batch
         full: Literal["wait", "drop"] = "drop" if source.info.live else "wait"
-        self._decoded: Channel[Frame] = Channel(batch + 1, full)
-        self._finished: Channel[Frame] = Channel(2)
+        self._decoded: Channel[Frame] = Channel(batch, full)
+        self._finished: Channel[Frame] = Channel(1)
         self._timings = Timings()
         self._error: BaseException | None = None
         self._lock = threading.Lock()
