@@ -1,6 +1,6 @@
 """What `vidseg process` costs beside a plain transcode and beside the loop of every tutorial, in one run.
 
-    python benchmarks/process.py [--clip talk.mp4] [--seconds 10] [--rounds 3] [--tutorial] [--memory]
+    python benchmarks/process.py [--clip talk.mp4] [--seconds 30] [--rounds 2] [--tutorial] [--memory]
 
 Each program runs as a process of its own, in turn; CPU time is the operating system's (user + system, all threads).
 All read the same 1080p30 H.264 file and write H.264 with x264 veryfast crf 23. Needs a POSIX system.
@@ -109,8 +109,8 @@ def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clip", type=Path, help="a video to make the 1080p clip from; the demo's sample by default")
-    parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--tutorial", action="store_true", help="measure the tutorial loop too")
     parser.add_argument("--memory", action="store_true", help="compare peak memory with a clip of 120 seconds")
     args = parser.parse_args()
