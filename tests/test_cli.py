@@ -257,10 +257,10 @@ def test_signals_end_a_job_once_and_are_told_apart(job: Job, number: signal.Sign
 
     def work(*_: Any, **__: Any) -> Stats:
         try:
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
             time.sleep(5)
         except KeyboardInterrupt:
-            os.kill(os.getpid(), number)  # an impatient second one must not spoil the output
+            signal.raise_signal(number)  # an impatient second one must not spoil the output
             time.sleep(0.01)
             closed.append(True)
             raise
