@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +26,19 @@ if "openvino_telemetry" not in sys.modules:
 import openvino
 
 
+@cache
+def _core() -> openvino.Core:
+    """Return the one core of this process.
+
+    Each core gives the thread a signal stack of its own. Of two cores the one that goes last puts back the stack of the
+    other, which is freed by then, and the next signal (Ctrl-C) crashes the process.
+    """
+    return openvino.Core()
+
+
 def probe() -> str:
     """Return what it runs on."""
-    core = openvino.Core()
+    core = _core()
     return f"openvino {openvino.__version__.split('-')[0]} ({core.get_property('CPU', 'FULL_DEVICE_NAME')})"
 
 
@@ -55,7 +66,7 @@ class OpenVinoEngine:
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
         }
         with self._errors():
-            core = openvino.Core()
+            core = _core()
             model = core.read_model(spec.read("onnx-int8" if precision == "int8" else "onnx-fp32"), b"")
             model.reshape([1, 3, *size])
             compiled = core.compile_model(model, "CPU", options)
