@@ -60,7 +60,7 @@ def test_fusing_changes_nothing(net):
     import copy
 
     with torch.inference_mode():
-        torch.testing.assert_close(fuse(copy.deepcopy(net))(src), net(src), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(fuse(copy.deepcopy(net))(src)[0], net(src)[0], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -74,7 +74,7 @@ def test_weights_of_a_finished_and_of_a_running_training(net, wrapped, tmp_path)
     loaded = export.load_weights(path)
     src = torch.from_numpy(noise(1, (64, 64)))
     with torch.inference_mode():
-        torch.testing.assert_close(loaded(src), net(src))
+        torch.testing.assert_close(loaded(src)[0], net(src)[0])
 
 
 def test_the_manifest_describes_the_network(folder, net):
@@ -91,7 +91,7 @@ def test_the_manifest_describes_the_network(folder, net):
 def test_onnx_equals_pytorch(folder, net, size):
     src = noise(2, size)
     with torch.inference_mode():
-        expected = net(torch.from_numpy(src)).sigmoid()[:, 0].numpy()
+        expected = net(torch.from_numpy(src))[0].sigmoid()[:, 0].numpy()
     spec = load_spec(folder)
     np.testing.assert_allclose(TorchEngine(spec, size, 1, "fp32", device="cpu").infer(src), expected, atol=1e-5)
     np.testing.assert_allclose(open_engine(spec, "onnxruntime", size, 1, "fp32").infer(src), expected, atol=1e-4)

@@ -241,7 +241,7 @@ def test_training_reduces_the_loss(bank, trained):
 
     def loss():
         with torch.no_grad():
-            logits = net(training.normalised(rgb))
+            logits = net(training.normalised(rgb))[0]
         return matting_loss(logits, alpha.float() / 255, weight.float() / 255).item()
 
     before = loss()

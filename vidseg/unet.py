@@ -3,6 +3,9 @@
 Plain 3x3 convolutions throughout: on CPUs they beat separable ones in int8 speed, training speed and capacity.
 The first convolution halves the picture and the last one doubles it again by pixel shuffle (Shi et al. 2016,
 arXiv:1609.05158), because convolutions at full input size would cost more than the rest of the network together.
+
+For video, gates at the coarse scales carry half of their channels from frame to frame. The state is passed in and out,
+as RobustVideoMatting does (Lin et al. 2021, arXiv:2108.11515); a still is a clip of one frame.
 """
 
 from __future__ import annotations
@@ -23,16 +26,48 @@ def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     )
 
 
+State = tuple[Tensor, ...]
+"""What a network carries from frame to frame of a clip, float ``(N, c, H / s, W / s)`` each; empty at its start."""
+
+
+class Gate(nn.Module):
+    """A learned running mean over time: ``h = z h' + (1 - z) x`` with ``z`` from a convolution over both.
+
+    A ConvGRU (Ballas et al. 2016, arXiv:1511.06432) without candidate and reset gate: one convolution for three, and
+    values that stay in the range of ``x``, which eight bits can hold. Half of the channels pass by it untouched.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gate = nn.Conv2d(channels, channels // 2, 3, padding=1)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.constant_(self.gate.bias, -3.0)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return ``x`` with its second half steadied, and the state for the next frame."""
+        passing, now = x.chunk(2, 1)
+        before = torch.zeros_like(now) if before is None else before
+        z = self.gate(torch.cat([now, before], 1)).sigmoid()
+        held = now + z * (before - now)
+        return torch.cat([passing, held], 1), held
+
+
 class UNet(nn.Module):
     """A U-Net that turns a picture into the logits of its alpha.
 
     Args:
         channels: Width of each level, finest first. Level ``i`` works at ``1 / 2 ** (i + 1)`` of the input.
         head: Width of the last hidden layer.
+        outputs: Channels of the logits: 1 is an alpha, more are classes.
+        gates: How many of the coarsest levels are recurrent.
     """
 
-    def __init__(self, channels: Sequence[int] = UNET_S_CHANNELS, head: int = 16) -> None:
+    def __init__(
+        self, channels: Sequence[int] = UNET_S_CHANNELS, head: int = 16, outputs: int = 1, gates: int = 0
+    ) -> None:
         super().__init__()
+        if not 0 <= gates < len(channels):
+            raise ValueError(f"from 0 to {len(channels) - 1} levels can be recurrent: {gates = }")
         self.stem = _block(3, channels[0], 2)
         self.encoder = nn.ModuleList(
             nn.Sequential(_block(fine, coarse, 2), _block(coarse, coarse)) for fine, coarse in pairwise(channels)
@@ -42,19 +77,32 @@ class UNet(nn.Module):
             _block(coarse + fine, fine) for coarse, fine in zip(channels[:0:-1], channels[-2::-1], strict=True)
         )
         self.head = _block(channels[0], head)
-        self.out = nn.Conv2d(head, 4, 3, padding=1)
+        self.out = nn.Conv2d(head, 4 * outputs, 3, padding=1)
+        self.gates = nn.ModuleList(Gate(width) for width in channels[: -gates - 1 : -1])
 
     @property
     def multiple(self) -> int:
         """Height and width of the input must be multiples of this."""
         return 1 << (len(self.encoder) + 1)
 
-    def forward(self, src: Tensor) -> Tensor:
-        """Return logits ``(N, 1, H, W)`` for ``src`` ``(N, 3, H, W)``, normalised RGB."""
+    @property
+    def states(self) -> tuple[tuple[int, int], ...]:
+        """Channels and stride of each state, in order."""
+        coarsest = len(self.encoder) + 1
+        return tuple((gate.gate.out_channels, 1 << (coarsest - i)) for i, gate in enumerate(self.gates))  # type: ignore[union-attr,misc]
+
+    def forward(self, src: Tensor, state: State = ()) -> tuple[Tensor, State]:
+        """Return logits ``(N, outputs, H, W)`` for ``src`` ``(N, 3, H, W)``, normalised RGB, and the new state."""
         features = [self.stem(src)]
         for stage in self.encoder:
             features.append(stage(features[-1]))
         x = self.bottom(features.pop())
-        for stage in self.decoder:
-            x = stage(torch.cat([F.interpolate(x, scale_factor=2.0, mode="nearest"), features.pop()], 1))
-        return F.pixel_shuffle(self.out(self.head(x)), 2)
+        held = []
+        for level in range(len(self.decoder) + 1):
+            if level:
+                x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+                x = self.decoder[level - 1](torch.cat([x, features.pop()], 1))
+            if level < len(self.gates):
+                x, kept = self.gates[level](x, state[level] if state else None)
+                held.append(kept)
+        return F.pixel_shuffle(self.out(self.head(x)), 2), tuple(held)

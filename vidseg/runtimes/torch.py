@@ -97,7 +97,7 @@ class TorchEngine:
             torch.set_num_threads(self._threads)  # PyTorch knows one number for the whole process
         with self._errors():
             tensor = torch.tensor(src).to(self._device, self._dtype)
-            logits = self._net(tensor.contiguous(memory_format=torch.channels_last))
+            logits, _ = self._net(tensor.contiguous(memory_format=torch.channels_last))
             alpha: npt.NDArray[np.float32] = logits.float().sigmoid()[:, 0].cpu().numpy()
         return alpha
 

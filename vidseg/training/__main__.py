@@ -83,7 +83,7 @@ def validate(net: nn.Module, data: Path) -> dict[str, float]:
         landscape = rgb.shape[1] > rgb.shape[0]
         small = cv2.resize(rgb, (256, 160) if landscape else (160, 256), interpolation=cv2.INTER_AREA)
         with torch.autocast("cpu", torch.bfloat16):
-            logits = net(normalised(torch.from_numpy(small).permute(2, 0, 1)[None]))
+            logits = net(normalised(torch.from_numpy(small).permute(2, 0, 1)[None]))[0]
         return np.asarray(logits.float().sigmoid()[0, 0].numpy())
 
     for name, pictures in read_labelled(data, "val").items():
@@ -139,7 +139,7 @@ def train(args: argparse.Namespace, phases: Sequence[Phase] = PHASES) -> None:
                 group["lr"] = learning_rate(step, phases)
             net.train()
             with torch.autocast("cpu", torch.bfloat16):
-                logits = net(normalised(rgb))
+                logits = net(normalised(rgb))[0]
             loss = matting_loss(logits.float(), alpha.float() / 255, weight.float() / 255)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

@@ -77,7 +77,7 @@ class _Alpha(nn.Module):
         self.net = net
 
     def forward(self, src: Tensor) -> Tensor:
-        return self.net(src).sigmoid()  # type: ignore[no-any-return]
+        return self.net(src)[0].sigmoid()  # type: ignore[no-any-return]
 
 
 def write_onnx(net: UNet, path: Path) -> None:
