@@ -418,15 +418,6 @@ def test_heavy_libraries_are_not_loaded_to_talk(arguments: list[str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_talking_is_quick() -> None:
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        vidseg_process("--help")
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.4
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="the completion of bash")
 def test_completion(tmp_path: Path) -> None:
     def completed(line: str) -> list[str]:
