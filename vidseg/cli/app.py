@@ -10,7 +10,7 @@ import typer
 from typer.main import get_command
 
 import vidseg
-from vidseg.cli import demo, doctor, models, options, pictures, signals, video
+from vidseg.cli import demo, doctor, evaluate, models, options, pictures, signals, video
 from vidseg.cli.console import FAILED, lose_output, one_line, say
 
 USAGE = 2
@@ -33,6 +33,7 @@ app.command(epilog=video.MATTE_EXAMPLES)(video.matte)
 app.command(epilog=pictures.EXAMPLES)(pictures.image)
 app.command(epilog=demo.EXAMPLES)(demo.demo)
 app.command(epilog=models.EXAMPLES)(models.models)
+app.command("eval", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 
 
