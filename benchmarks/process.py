@@ -52,8 +52,8 @@ while True:
     if not ok:
         break
     small = cv2.resize(frame, (256, 160), interpolation=cv2.INTER_AREA)[..., ::-1].astype(np.float32) / 127.5 - 1
-    alpha = engine.infer(np.ascontiguousarray(small.transpose(2, 0, 1)[None]))[0]
-    alpha = cv2.resize(alpha, (w, h))[..., None]
+    alphas, _ = engine.infer(np.ascontiguousarray(small.transpose(2, 0, 1)[None]))
+    alpha = cv2.resize(alphas[0], (w, h))[..., None]
     sink.write((frame * alpha + background * (1 - alpha)).astype(np.uint8))
 sink.release()
 """

@@ -93,9 +93,9 @@ def test_onnx_equals_pytorch(folder, net, size):
     with torch.inference_mode():
         expected = net(torch.from_numpy(src))[0].sigmoid()[:, 0].numpy()
     spec = load_spec(folder)
-    np.testing.assert_allclose(TorchEngine(spec, size, 1, "fp32", device="cpu").infer(src), expected, atol=1e-5)
-    np.testing.assert_allclose(open_engine(spec, "onnxruntime", size, 1, "fp32").infer(src), expected, atol=1e-4)
-    quantised = open_engine(spec, "onnxruntime", size, 1, "int8").infer(src)
+    np.testing.assert_allclose(TorchEngine(spec, size, 1, "fp32", device="cpu").infer(src)[0], expected, atol=1e-5)
+    np.testing.assert_allclose(open_engine(spec, "onnxruntime", size, 1, "fp32").infer(src)[0], expected, atol=1e-4)
+    quantised = open_engine(spec, "onnxruntime", size, 1, "int8").infer(src)[0]
     assert np.abs(quantised - expected).mean() < 0.03
 
 

@@ -24,9 +24,9 @@ RED, GREY = (200, 20, 20), (128, 128, 128)
 class SeeingEngine(ConstantEngine):
     """Finds what is grey."""
 
-    def infer(self, src):
+    def infer(self, src, state=()):
         super().infer(src)
-        return np.clip(1.2 - 4 * (src[:, 0] - src[:, 1]), 0, 1).astype(np.float32)
+        return np.clip(1.2 - 4 * (src[:, 0] - src[:, 1]), 0, 1).astype(np.float32), ()
 
 
 def seeing():
@@ -247,7 +247,7 @@ def test_to_overwrite_is_allowed_when_asked_for(tmp_path):
 
 
 class SlowEngine(ConstantEngine):
-    def infer(self, src):
+    def infer(self, src, state=()):
         time.sleep(0.04)
         return super().infer(src)
 

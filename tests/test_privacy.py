@@ -17,9 +17,9 @@ from vidseg.testing import PERSON_LUMA, ROOM_CHROMA, ConstantEngine, ListSink, S
 class SeeingEngine(ConstantEngine):
     """A fake engine that finds the grey person by colour, so that the rest of the path is tested on true alphas."""
 
-    def infer(self, src):
+    def infer(self, src, state=()):
         super().infer(src)
-        return np.clip(1.2 - (src[:, 0] - src[:, 1]), 0, 1).astype(np.float32)
+        return np.clip(1.2 - (src[:, 0] - src[:, 1]), 0, 1).astype(np.float32), ()
 
 
 def run(engine, background, frames=40, **source):

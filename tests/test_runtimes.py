@@ -62,8 +62,8 @@ def test_equals_the_reference(runtime, precision, size):
     from vidseg.runtimes.torch import TorchEngine
 
     src = pictures(3, size)
-    reference = TorchEngine(load_spec(), size, 1, "fp32", device="cpu").infer(src)
-    alpha = opened(runtime, precision, size).infer(src)
+    reference = TorchEngine(load_spec(), size, 1, "fp32", device="cpu").infer(src)[0]
+    alpha = opened(runtime, precision, size).infer(src)[0]
     largest, mean = TOLERANCE[runtime, precision]
     difference = np.abs(alpha - reference)
     assert difference.max() <= largest
@@ -76,7 +76,8 @@ class TestEngine:
         engine = opened(runtime, precision)
         src = pictures(3, engine.size)
         before = src.copy()
-        alpha = engine.infer(src)
+        alpha, state = engine.infer(src)
+        assert state == ()
         assert alpha.shape == (3, *engine.size)
         assert alpha.dtype == np.float32
         assert alpha.min() >= 0
@@ -86,12 +87,12 @@ class TestEngine:
     def test_a_batch_is_its_pictures(self, runtime, precision):
         engine = opened(runtime, precision)
         src = pictures(5, engine.size)
-        alone = np.concatenate([engine.infer(src[i : i + 1]) for i in range(5)])
-        np.testing.assert_allclose(engine.infer(src), alone, atol=0.02 if precision == "bf16" else 1e-5)
+        alone = np.concatenate([engine.infer(src[i : i + 1])[0] for i in range(5)])
+        np.testing.assert_allclose(engine.infer(src)[0], alone, atol=0.02 if precision == "bf16" else 1e-5)
 
     def test_the_result_belongs_to_the_caller(self, runtime, precision):
         engine = opened(runtime, precision)
-        first = engine.infer(pictures(1, engine.size, 1))
+        first, _ = engine.infer(pictures(1, engine.size, 1))
         kept = first.copy()
         engine.infer(pictures(1, engine.size, 2))
         np.testing.assert_array_equal(first, kept)
@@ -101,7 +102,7 @@ class TestEngine:
         engine = opened(runtime, precision)
         src = pictures(1, engine.size)
         strided = np.asfortranarray(src)
-        np.testing.assert_array_equal(engine.infer(strided), engine.infer(src))
+        np.testing.assert_array_equal(engine.infer(strided)[0], engine.infer(src)[0])
 
     @pytest.mark.parametrize("shape", [(1, 3, 64, 64), (3, 160, 256), (1, 1, 160, 256)])
     def test_another_shape_is_refused(self, runtime, precision, shape):
@@ -126,7 +127,7 @@ class TestEngine:
         thread = threading.Thread(target=lambda: results.append(engine.infer(src)))
         thread.start()
         thread.join()
-        np.testing.assert_allclose(results[0], engine.infer(src), atol=1e-6)
+        np.testing.assert_allclose(results[0][0], engine.infer(src)[0], atol=1e-6)
 
     def test_other_threads_run_meanwhile(self, runtime, precision):
         """Inference releases the GIL: a thread that only counts goes on."""
@@ -185,7 +186,7 @@ def test_int8_does_not_overflow_on_old_cpus():
         "import sys, numpy as np\n"
         "from vidseg.engine import open_engine\n"
         "engine = open_engine(runtime='openvino', precision=sys.argv[1], threads=1)\n"
-        "sys.stdout.buffer.write(engine.infer(np.load(sys.argv[2])).tobytes())\n"
+        "sys.stdout.buffer.write(engine.infer(np.load(sys.argv[2]))[0].tobytes())\n"
     )
     src = pictures(4, SIZES[0])
     with tempfile.TemporaryDirectory() as folder:

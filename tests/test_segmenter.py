@@ -17,9 +17,9 @@ from vidseg.testing import ConstantEngine
 class Recorder(ConstantEngine):
     """Remembers what it was shown; its alpha is the red it saw."""
 
-    def infer(self, src):
+    def infer(self, src, state=()):
         self.src = src.copy()
-        return np.clip(src[:, 0] / 2 + 0.5, 0, 1)
+        return np.clip(src[:, 0] / 2 + 0.5, 0, 1), state
 
 
 class Broken(ConstantEngine):
@@ -29,8 +29,8 @@ class Broken(ConstantEngine):
         super().__init__()
         self.answer = answer
 
-    def infer(self, src):
-        return self.answer
+    def infer(self, src, state=()):
+        return self.answer, ()
 
 
 def gradient(size=(90, 160)):

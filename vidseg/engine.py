@@ -8,7 +8,9 @@ import importlib
 import logging
 import platform
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol, cast
 
@@ -21,6 +23,34 @@ from vidseg.frame import Size
 log = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
+
+State = tuple[npt.NDArray[np.float32], ...]
+"""What a recurrent network carries from frame to frame, ``(N, c, h, w)`` each; empty at the start of a clip."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """How the graph of an ONNX file is to be used; the defaults are those of the files that vidseg writes.
+
+    States are ``r1i``, ``r2i`` … in and ``r1o``, ``r2o`` … out, as RobustVideoMatting names them.
+
+    Attributes:
+        src: Name of the picture's input.
+        answer: Name of the output that is the alpha, or the probabilities of the classes.
+        channels_last: Pictures and classes are ``(N, H, W, c)``.
+        ratio: Name of an input that takes ``RATIO``; empty if there is none.
+        activation: What makes numbers from 0 to 1 of the answer. None: that is to be found out by a picture.
+    """
+
+    src: str = "src"
+    answer: str = "pha"
+    channels_last: bool = False
+    ratio: str = ""
+    activation: Literal["", "sigmoid", "softmax"] | None = ""
+
+
+RATIO = 0.6
+"""At which share of the input's size RobustVideoMatting looks for people: 307 pixels of a width of 512."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +68,11 @@ class ModelSpec:
         licence: SPDX name.
         summary: One line for ``vidseg models``.
         architecture: Arguments of the PyTorch network (``{"kind": "unet", "channels": [...], "head": 16}``).
+        classes: What the network tells apart, in its order; empty if it answers with an alpha.
+        states: Channels and stride of each recurrent state; (0, 0) where only the graph knows.
+        kept: Which of the classes, by index, are the alpha together.
+        resizable: Whether it takes other sizes than ``sizes``.
+        wiring: How its ONNX files are to be used.
     """
 
     name: str
@@ -51,6 +86,28 @@ class ModelSpec:
     licence: str
     summary: str
     architecture: dict[str, object]
+    classes: tuple[str, ...] = ()
+    states: tuple[tuple[int, int], ...] = ()
+    kept: tuple[int, ...] = ()
+    resizable: bool = True
+    wiring: Wiring = Wiring()
+
+    def keeping(self, keep: Sequence[str] = ()) -> ModelSpec:
+        """Return the model with these classes as what stays; without any, with ``person`` if it knows that.
+
+        Raises:
+            ValueError: It does not know one of them, or has no classes, or none was named and ``person`` is not one.
+        """
+        if not self.classes:
+            if keep:
+                raise ValueError(f"{self.name} has no classes to choose from, it finds people: {keep = }")
+            return self
+        if not keep and self.kept:
+            return self
+        names = tuple(keep) or ("person",)
+        if unknown := [name for name in names if name not in self.classes]:
+            raise ValueError(f"{self.name} does not know {', '.join(unknown)}: choose of {', '.join(self.classes)}")
+        return replace(self, kept=tuple(sorted({self.classes.index(name) for name in names})))
 
     def size_for(self, size: tuple[float, float]) -> Size:
         """Return the input size whose aspect ratio is nearest to that of a frame of ``size``."""
@@ -87,7 +144,8 @@ class ModelSpec:
 class Engine(Protocol):
     """One network loaded on one runtime for one input size.
 
-    Not thread-safe. The array that ``infer`` returns belongs to the caller.
+    Not thread-safe. It remembers nothing: what a recurrent network carries goes in and out. The arrays that ``infer``
+    returns belong to the caller.
     New runtimes are added to ``tests/test_runtimes.py``.
     """
 
@@ -106,11 +164,17 @@ class Engine(Protocol):
         """Name, precision and device for a person: ``openvino int8 (CPU)``."""
         ...
 
-    def infer(self, src: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return alpha ``(N, h, w)`` in [0, 1] for ``src`` ``(N, 3, h, w)``, normalised RGB, any N >= 1.
+    def infer(self, src: npt.NDArray[np.float32], state: State = ()) -> tuple[npt.NDArray[np.float32], State]:
+        """Return alpha ``(N, h, w)`` in [0, 1] for ``src`` ``(N, 3, h, w)``, normalised RGB, and the state after it.
+
+        Args:
+            src: N >= 1 pictures that have nothing to do with one another: of as many streams, if the network is
+                recurrent. Frames of one stream are given one call after another.
+            state: What the call for the frames before returned; empty at the start of a clip. Networks without
+                recurrence take and return an empty one.
 
         Raises:
-            ValueError: ``src`` has another shape.
+            ValueError: ``src`` or ``state`` has another shape.
             EngineError: The runtime failed.
         """
         ...
@@ -124,11 +188,15 @@ class Engine(Protocol):
 
 
 def load_spec(model: str | Path = "unet-s") -> ModelSpec:
-    """Read the manifest of a shipped model, by name, or of any folder with a ``manifest.toml``.
+    """Read a model: a shipped one by name, any folder with a ``manifest.toml``, or somebody's own ONNX file.
 
     Raises:
-        EngineError: There is no such model, or its manifest cannot be read.
+        EngineError: There is no such model, its manifest cannot be read, or the ONNX file fits no use.
     """
+    if Path(model).suffix.lower() == ".onnx":
+        from vidseg.foreign import read_foreign
+
+        return read_foreign(Path(model))
     folder = _folder(model)
     path = folder / "manifest.toml"
     try:
@@ -136,18 +204,24 @@ def load_spec(model: str | Path = "unet-s") -> ModelSpec:
         files = {str(role): str(name) for role, name in manifest["files"].items()}
         if any(Path(name).name != name for name in files.values()):
             raise ValueError("a file lies outside the folder")
+        classes = tuple(str(name) for name in manifest.get("classes", ()))
+        if len(set(classes)) != len(classes) or len(classes) == 1:
+            raise ValueError("classes are two or more different names")
         return ModelSpec(
             name=manifest["name"],
             folder=folder,
             files=files,
             sha256=manifest["sha256"],
-            mean=_triple(manifest["mean"]),
-            std=_triple(manifest["std"]),
+            mean=triple(manifest["mean"]),
+            std=triple(manifest["std"]),
             multiple=int(manifest["multiple"]),
             sizes=tuple((int(h), int(w)) for h, w in manifest["sizes"]),
             licence=manifest["licence"],
             summary=manifest["summary"],
             architecture=manifest["architecture"],
+            classes=classes,
+            states=tuple((int(channels), int(stride)) for channels, stride in manifest.get("states", ())),
+            wiring=Wiring(answer="classes" if classes else "pha"),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise EngineError(
@@ -175,12 +249,17 @@ def _folder(model: str | Path) -> Path:
     names = ", ".join(path.parent.name for root in _roots() for path in sorted(root.glob("*/manifest.toml")))
     raise EngineError(
         f"there is no model {str(model)!r}: choose one of {names or 'none (this installation carries no models)'}, "
-        "or give a folder with a manifest.toml",
+        "or give a folder with a manifest.toml or an .onnx file",
         path=str(model),
     )
 
 
-def _triple(values: list[float]) -> tuple[float, float, float]:
+def triple(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return three floats, one for each of red, green and blue.
+
+    Raises:
+        ValueError: There are not three of them, or they are no numbers.
+    """
     first, second, third = (float(value) for value in values)
     return first, second, third
 
@@ -237,24 +316,29 @@ def open_engine(
     size: Size | None = None,
     threads: int | None = None,
     precision: Precision | None = None,
+    keep: Sequence[str] = (),
 ) -> Engine:
     """Load a model on a runtime.
 
     Args:
-        model: Name of a shipped model, a folder with a ``manifest.toml``, or a spec.
+        model: Name of a shipped model, a folder with a ``manifest.toml``, an ONNX file, or a spec.
         runtime: ``auto`` (the best that works here; its name is in ``Engine.runtime``), or one by name, which is never
             replaced by another.
         size: Input size; None is the model's first.
         threads: CPU threads, each for a picture of its own; None is all cores, four at most.
         precision: ``fp32``, ``int8`` …; None is the fastest of the runtime on this machine.
+        keep: Of a model that tells classes apart, those that stay; none is ``person``. The alpha is the sum of their
+            probabilities.
 
     Raises:
-        ValueError: There is no such runtime, or the model cannot take this size.
+        ValueError: There is no such runtime or class, or the model cannot take this size.
         MissingDependencyError: The runtime's library is not installed.
         EngineError: It is, but it does not work, or the model cannot be loaded.
     """
-    spec = model if isinstance(model, ModelSpec) else load_spec(model)
+    spec = (model if isinstance(model, ModelSpec) else load_spec(model)).keeping(keep)
     size = spec.sizes[0] if size is None else size
+    if not spec.resizable and size not in spec.sizes:
+        raise ValueError(f"{spec.name} takes {' or '.join(map(str, spec.sizes))} and nothing else: {size = }")
     if min(size) < 1 or size[0] % spec.multiple or size[1] % spec.multiple:
         raise ValueError(f"{spec.name} takes heights and widths that are multiples of {spec.multiple}: {size = }")
     if threads is not None and threads < 1:
@@ -263,11 +347,11 @@ def open_engine(
         rows = [row for row in _RUNTIMES if row.name == runtime]
         if not rows:
             raise ValueError(f"{runtime = } is not one of auto, {', '.join(row.name for row in _RUNTIMES)}")
-        return _proved(_adapter(rows[0]).open(spec, size, threads, precision))
+        return _opened(rows[0], spec, size, threads, precision)
     reasons = []
     for row in _automatic():
         try:
-            return _proved(_adapter(row).open(spec, size, threads, precision))
+            return _opened(row, spec, size, threads, precision)
         except ModelMismatchError:
             raise  # a damaged model is not mended by another runtime
         except (EngineError, MissingDependencyError) as error:
@@ -276,21 +360,46 @@ def open_engine(
     raise EngineError("no runtime can run the network here:\n" + "\n".join(reasons), path=str(spec.folder))
 
 
-def _proved(engine: Engine) -> Engine:
-    """Return ``engine`` once a picture went through it: what cannot run says so now, and the first frame is fast."""
+def _opened(row: _Runtime, spec: ModelSpec, size: Size, threads: int | None, precision: Precision | None) -> Engine:
+    """Return an engine that a picture went through: what cannot run says so now, and the first frame is fast."""
+    adapter = _adapter(row)
+    if spec.wiring.activation is None:
+        everything = replace(spec, kept=tuple(range(len(spec.classes))))
+        with closing(adapter.open(everything, size, threads, precision)) as engine:
+            answer, _ = engine.infer(_anything(size))
+        # The probabilities of all classes are 1 together, an alpha is something between 0 and 1.
+        done = answer.min() > (0.99 if spec.classes else -0.01) and answer.max() < 1.01
+        activation: Literal["sigmoid", "softmax"] = "softmax" if spec.classes else "sigmoid"
+        if not done:
+            log.warning("%s answers with numbers that are no alpha: a %s is put behind it", spec.name, activation)
+        spec = replace(spec, wiring=replace(spec.wiring, activation="" if done else activation))
+    engine = adapter.open(spec, size, threads, precision)
     try:
-        alpha = engine.infer(np.zeros((1, 3, *engine.size), np.float32))
-        if alpha.shape != (1, *engine.size) or not (alpha.min() >= -0.01 and alpha.max() <= 1.01):
+        alpha, state = engine.infer(np.zeros((1, 3, *size), np.float32))
+        if (
+            alpha.shape != (1, *size)
+            or not (alpha.min() >= -0.01 and alpha.max() <= 1.01)
+            or len(state) != len(spec.states)
+        ):
             raise ModelMismatchError(
-                f"{engine.spec.folder} on {engine.runtime} does not return an alpha: its files are not the network "
-                "that its manifest describes",
-                path=str(engine.spec.folder),
+                f"{spec.folder} on {engine.runtime} does not return an alpha: its files are not the network that its "
+                "manifest describes",
+                path=str(spec.folder),
                 runtime=engine.runtime,
             )
     except BaseException:
         engine.close()
         raise
     return engine
+
+
+def _anything(size: Size) -> npt.NDArray[np.float32]:
+    """Return pictures ``(3, 3, h, w)`` that make a network say something: noise, a bright room, and half of each."""
+    rng = np.random.default_rng(0)
+    src = rng.uniform(-1, 1, (3, 3, *size)).astype(np.float32)
+    src[1] = 0.8
+    src[2, :, :, : size[1] // 2] = 0.1
+    return src
 
 
 def list_runtimes() -> list[tuple[str, bool, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -27,6 +27,7 @@ def process_video(
     *,
     fit: Fit = "cover",
     model: str = "unet-s",
+    keep: Sequence[str] = (),
     runtime: str = "auto",
     threads: int | None = None,
     options: OutputOptions | None = None,
@@ -42,7 +43,8 @@ def process_video(
         background: Picture, video, ``#rrggbb``, ``blur``, ``blur:STRENGTH`` or ``transparent``; None writes the
             alpha itself, grey.
         fit: How a background of another shape is fitted.
-        model: Shipped model's name, or a folder with a manifest.
+        model: Shipped model's name, a folder with a manifest, or an ONNX file.
+        keep: What stays, of a model that tells classes apart; none is ``person``.
         runtime: ``auto``, or one of ``vidseg doctor``'s list.
         threads: For the network; None chooses.
         options: How the output is written.
@@ -69,7 +71,13 @@ def process_video(
         else:
             options = replace(options, content="grey", audio=False)
         segmenter = Segmenter(
-            model, runtime, threads=threads, rotation=info.rotation, sample_aspect=info.sample_aspect, size=info.size
+            model,
+            runtime,
+            threads=threads,
+            rotation=info.rotation,
+            sample_aspect=info.sample_aspect,
+            size=info.size,
+            keep=keep,
         )
         stack.callback(segmenter.close)
         compositor = Compositor(segmenter, behind, Smoother() if smooth else None, decontaminate=decontaminate)
@@ -86,6 +94,7 @@ def matte_video(
     output: str,
     *,
     model: str = "unet-s",
+    keep: Sequence[str] = (),
     runtime: str = "auto",
     threads: int | None = None,
     options: OutputOptions | None = None,
@@ -98,6 +107,7 @@ def matte_video(
         output,
         None,
         model=model,
+        keep=keep,
         runtime=runtime,
         threads=threads,
         options=options,

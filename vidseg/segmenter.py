@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vidseg.color import network_affine
-from vidseg.engine import Engine, ModelSpec, Precision, load_spec, open_engine
+from vidseg.cuts import is_cut
+from vidseg.engine import Engine, ModelSpec, Precision, State, load_spec, open_engine
 from vidseg.errors import EngineError
 from vidseg.frame import Alpha, Color, Frame, Plane, Size
 from vidseg.kernels import to_network
@@ -37,8 +39,11 @@ class Matte(NamedTuple):
 class Segmenter:
     """Finds the people in frames. Opens an engine for each input size it needs, and keeps it. Not thread-safe.
 
+    A recurrent model remembers what it saw in the frames before, from call to call, until ``reset``, a scene cut,
+    a frame of another size or one that is older than the last.
+
     Args:
-        model: Name of a shipped model, or a folder with a ``manifest.toml``.
+        model: Name of a shipped model, a folder with a ``manifest.toml``, or an ONNX file.
         runtime: ``auto``, or one by name; see ``open_engine``.
         threads: For the network; None chooses.
         precision: None chooses.
@@ -47,12 +52,14 @@ class Segmenter:
         size: Of the frames to come: opens their engine now instead of at the first frame.
         scales: Look at each frame in these multiples of the network's own size and take the mean: for stills, where
             time matters less than the group at the far end of the picture. ``SCALES`` measured best.
+        keep: Of a model that tells classes apart, those that stay; none is ``person``.
+        stream: Whether the frames follow one another in time. Unrelated pictures do not, and each is seen alone.
         engine: Use this one for frames of any shape, instead of opening any. It is closed with the segmenter.
 
     Raises:
         EngineError: The model or runtime does not work.
         MissingDependencyError: The runtime that was asked for is not installed.
-        ValueError: ``rotation`` is not a multiple of 90.
+        ValueError: ``rotation`` is not a multiple of 90, or the model does not know what to ``keep``.
     """
 
     def __init__(
@@ -66,6 +73,8 @@ class Segmenter:
         sample_aspect: Fraction = Fraction(1),
         size: Size | None = None,
         scales: Sequence[float] = (1.0,),
+        keep: Sequence[str] = (),
+        stream: bool = True,
         engine: Engine | None = None,
     ) -> None:
         if rotation % 90:
@@ -75,7 +84,10 @@ class Segmenter:
         self._sample_aspect = float(sample_aspect)
         self._scales = sorted(scales)
         self._fixed = engine
-        self._spec: ModelSpec = load_spec(model) if engine is None else engine.spec
+        self._spec: ModelSpec = load_spec(model).keeping(keep) if engine is None else engine.spec
+        self._remembers = stream and bool(self._spec.states)
+        self._states: dict[Size, State] = {}
+        self._before: tuple[Size, float, npt.NDArray[np.uint8]] | None = None
         self._engines: dict[Size, Engine] = {} if engine is None else {engine.size: engine}
         if size is not None:
             self._engines_for(size)
@@ -93,7 +105,12 @@ class Segmenter:
     @property
     def batch(self) -> int:
         """How many frames a call should get where latency does not matter."""
-        return 2
+        return 1 if self._remembers else 2
+
+    def reset(self) -> None:
+        """Forget the frames before: the next one is the first of another clip."""
+        self._states.clear()
+        self._before = None
 
     def __call__(self, frames: Sequence[Frame]) -> list[Matte]:
         """Return the matte of each of ``frames``, all of one size, with one call of the engine for each scale.
@@ -106,16 +123,37 @@ class Segmenter:
             return []
         if any(frame.size != frames[0].size for frame in frames):
             raise ValueError(f"frames of one call have one size: {[frame.size for frame in frames]}")
-        *coarser, finest = (self._look(engine, frames) for engine in self._engines_for(frames[0].size))
-        if not coarser:
-            return finest
-        size = finest[0].alpha.shape
-        return [
-            Matte(np.mean([alpha, *(shrink(matte.alpha, size) for matte in others)], axis=0, dtype=np.float32), guide)
-            for (alpha, guide), *others in zip(finest, *coarser, strict=True)
-        ]
+        if not self._remembers:
+            return self._look(frames)
+        return [matte for frame in frames for matte in self._look([frame])]
 
-    def _look(self, engine: Engine, frames: Sequence[Frame]) -> list[Matte]:
+    def _look(self, frames: Sequence[Frame]) -> list[Matte]:
+        *coarser, finest = self._engines_for(frames[0].size)
+        shown, guides = self._shown(finest, frames)
+        if self._remembers:
+            self._forget(frames[0], guides[0])
+        alphas = self._asked(finest, shown)
+        if coarser:
+            size = alphas.shape[1:]
+            others = [self._asked(engine, self._shown(engine, frames)[0]) for engine in coarser]
+            alphas = np.stack(
+                [
+                    np.mean([alpha, *(shrink(a, size) for a in rest)], axis=0, dtype=np.float32)
+                    for alpha, *rest in zip(alphas, *others, strict=True)
+                ]
+            )
+        return [Matte(alpha, guide) for alpha, guide in zip(alphas, guides, strict=True)]
+
+    def _forget(self, frame: Frame, guide: npt.NDArray[np.uint8]) -> None:
+        """Drop the state if ``frame`` does not go on where the last one ended."""
+        before, self._before = self._before, (frame.size, frame.time, guide)
+        if before is not None and (frame.size != before[0] or frame.time < before[1] or is_cut(before[2], guide)):
+            self._states.clear()
+
+    def _shown(
+        self, engine: Engine, frames: Sequence[Frame]
+    ) -> tuple[npt.NDArray[np.float32], list[npt.NDArray[np.uint8]]]:
+        """Return the engine's input and the luma of each frame at its size."""
         src = np.empty((len(frames), 3, *engine.size), np.float32)
         stored = engine.size[::-1] if self._turns % 2 else engine.size
         guides = []
@@ -123,15 +161,21 @@ class Segmenter:
             planes = shrink_planes(frame, stored)
             picture[...] = np.rot90(self._normalised(planes, frame), self._turns, (1, 2))
             guides.append(_eight_bit(planes[0], frame.depth))
-        alphas = engine.infer(src)
-        if alphas.shape != (len(frames), *engine.size):
+        return src, guides
+
+    def _asked(self, engine: Engine, src: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return the engine's alphas ``(N, h, w)``, as the frames are stored, if they are fit to be used."""
+        # A state that a failing call leaves behind is gone with it.
+        alphas, state = engine.infer(src, self._states.pop(engine.size, ()))
+        if alphas.shape != (len(src), *engine.size):
             raise EngineError(f"{self.model} on {engine.runtime} returned an alpha of another size: {alphas.shape}")
         # A comparison with NaN is false: nothing that is not a number can pass.
-        if not (alphas.min() > -0.01 and alphas.max() < 1.01):
+        if not (alphas.min() > -0.01 and alphas.max() < 1.01 and all(np.isfinite(part).all() for part in state)):
             raise EngineError(f"{self.model} on {engine.runtime} returned numbers outside 0 to 1; no frame was shown")
+        if self._remembers:
+            self._states[engine.size] = state
         np.clip(alphas, 0, 1, out=alphas)
-        alphas = np.rot90(alphas, -self._turns, (1, 2))
-        return [Matte(np.ascontiguousarray(alpha), guide) for alpha, guide in zip(alphas, guides, strict=True)]
+        return np.ascontiguousarray(np.rot90(alphas, -self._turns, (1, 2)))
 
     def close(self) -> None:
         """Release the engines. May be called again."""
@@ -146,10 +190,13 @@ class Segmenter:
         own = self._spec.size_for((height, width) if self._turns % 2 == 0 else (width, height))
         step = self._spec.multiple
         engines = []
-        for scale in self._scales:
+        for scale in self._scales if self._spec.resizable else (1.0,):
             wanted = round(own[0] * scale / step) * step, round(own[1] * scale / step) * step
             if wanted not in self._engines:
-                self._engines[wanted] = open_engine(self._spec, self._runtime, wanted, self._threads, self._precision)
+                engine = open_engine(self._spec, self._runtime, wanted, self._threads, self._precision)
+                # What was found out of a foreign file need not be found out again.
+                self._spec = replace(self._spec, wiring=engine.spec.wiring)
+                self._engines[wanted] = engine
             engines.append(self._engines[wanted])
         return engines
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +16,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from vidseg.engine import ModelSpec
+from vidseg.engine import ModelSpec, State
 from vidseg.frame import Color, Frame, Size, StreamInfo, allocate
 
 ROOM_LUMA, ROOM_CHROMA = 81, (90, 240)
@@ -112,15 +113,30 @@ class ConstantEngine:
         self._fail_at, self._error = fail_at, error or RuntimeError("injected")
         self.calls = 0
 
-    def infer(self, src: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def infer(self, src: npt.NDArray[np.float32], state: State = ()) -> tuple[npt.NDArray[np.float32], State]:
         """Return ``value`` everywhere."""
         call, self.calls = self.calls, self.calls + 1
         if call == self._fail_at:
             raise self._error
-        return np.full((len(src), *self.size), self._value, np.float32)
+        return np.full((len(src), *self.size), self._value, np.float32), ()
 
     def close(self) -> None:
         """Do nothing."""
+
+
+class CountingEngine(ConstantEngine):
+    """A recurrent one: its state counts the frames of each stream, and the alpha of frame ``n`` is ``1 / n``."""
+
+    def __init__(self, size: Size = (32, 64)) -> None:
+        super().__init__(size=size)
+        self.spec = replace(self.spec, name="counting", states=((1, 32),))
+
+    def infer(self, src: npt.NDArray[np.float32], state: State = ()) -> tuple[npt.NDArray[np.float32], State]:
+        """Return one over the number of frames, and that number."""
+        self.calls += 1
+        before = state[0] if state else np.zeros((len(src), 1, self.size[0] // 32, self.size[1] // 32), np.float32)
+        count = before + 1
+        return np.broadcast_to(1 / count[:, 0, :1, :1], (len(src), *self.size)).astype(np.float32), (count,)
 
 
 class ListSink:

@@ -25,6 +25,8 @@ def models(as_json: opt.JsonOption = False, verbose: opt.VerboseOption = False) 
             sizes = ", ".join(f"{width}x{height}" for height, width in spec.sizes)
             console.answer(f"{spec.name}  {spec.summary}")
             console.answer(f"    input {sizes}; licence {spec.licence}; {one_line(str(spec.folder))}")
+            if spec.classes:
+                console.answer(f"    tells apart {', '.join(spec.classes)}")
         if not found:
             console.answer("This installation carries no models: install vidseg again.")
 
@@ -36,6 +38,8 @@ def described(spec: ModelSpec) -> dict[str, object]:
         "summary": spec.summary,
         "licence": spec.licence,
         "sizes": [list(size) for size in spec.sizes],
+        "classes": list(spec.classes),
+        "recurrent": bool(spec.states),
         "folder": str(spec.folder),
         "files": spec.files,
         "sha256": spec.sha256,

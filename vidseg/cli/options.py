@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from vidseg.errors import VidsegError
+
 CODECS = {
     "h264": "plays everywhere",
     "hevc": "smaller, 10 bit and HDR",
@@ -50,6 +52,17 @@ def _models() -> list[str]:
     from vidseg.engine import list_models
 
     return [spec.name for spec in list_models()]
+
+
+def _classes(context: typer.Context, incomplete: str) -> list[str]:
+    from vidseg.engine import load_spec
+
+    *chosen, started = incomplete.split(",")
+    try:
+        classes = load_spec(context.params.get("model") or "unet-s").classes
+    except VidsegError:
+        return []
+    return [",".join([*chosen, name]) for name in classes if name.startswith(started) and name not in chosen]
 
 
 def _codecs(incomplete: str) -> list[tuple[str, str]]:
@@ -109,7 +122,21 @@ OverwriteOption = Annotated[
 ModelOption = Annotated[
     str,
     typer.Option(
-        "--model", metavar="MODEL", help="See 'vidseg models'.", autocompletion=_models, rich_help_panel=_NETWORK
+        "--model",
+        metavar="MODEL",
+        help="See 'vidseg models'; or a folder with a manifest.toml, or an .onnx file.",
+        autocompletion=_models,
+        rich_help_panel=_NETWORK,
+    ),
+]
+KeepOption = Annotated[
+    str | None,
+    typer.Option(
+        "--keep",
+        metavar="CLASSES",
+        help="What stays, of a model that tells classes apart: person,chair. By default person.",
+        autocompletion=_classes,
+        rich_help_panel=_NETWORK,
     ),
 ]
 RuntimeOption = Annotated[
@@ -169,3 +196,24 @@ def checked_crf(crf: float | None, codec: str | None) -> float | None:
     if not 0 <= crf <= most:  # also refuses nan
         raise typer.BadParameter(f"{crf:g} is not between 0 and {most}", param_hint="'--crf'")
     return crf
+
+
+def checked_keep(keep: str | None, model: str) -> tuple[str, ...]:
+    """Return the names that ``--keep`` was given.
+
+    Raises:
+        typer.BadParameter: The model does not know one of them, or has no classes, or has no ``person`` to keep.
+        EngineError: There is no such model.
+    """
+    from vidseg.engine import load_spec
+
+    names = tuple(name.strip() for name in (keep or "").split(",") if name.strip())
+    if keep is not None and not names:
+        raise typer.BadParameter("it is empty; name what stays: person,chair", param_hint="'--keep'")
+    try:
+        load_spec(model).keeping(names)
+    except ValueError as error:
+        if isinstance(error, VidsegError):
+            raise
+        raise typer.BadParameter(str(error), param_hint="'--keep'") from error
+    return names

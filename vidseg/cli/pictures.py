@@ -29,6 +29,7 @@ def image(
     fit: opt.FitOption = opt.Fit.cover,
     overwrite: opt.OverwriteOption = False,
     model: opt.ModelOption = "unet-s",
+    keep: opt.KeepOption = None,
     runtime: opt.RuntimeOption = opt.Runtime.auto,
     threads: opt.ThreadsOption = None,
     quiet: opt.QuietOption = False,
@@ -42,7 +43,7 @@ def image(
     background = opt.checked_background(bg)
     console = Console(quiet, as_json, verbose)
     with console.outcome():
-        write_pictures(console, input, output, background, model, runtime, threads, overwrite=overwrite, fit=fit)
+        write_pictures(console, input, output, background, model, keep, runtime, threads, overwrite=overwrite, fit=fit)
 
 
 def write_pictures(
@@ -51,6 +52,7 @@ def write_pictures(
     output: str,
     background: str | None,
     model: str,
+    keep: str | None,
     runtime: opt.Runtime,
     threads: int | None,
     *,
@@ -61,16 +63,18 @@ def write_pictures(
 
     Raises:
         typer.Exit: A picture could not be read.
+        typer.BadParameter: The model does not know what to ``keep``.
     """
     from vidseg.images import process_pictures
     from vidseg.segmenter import SCALES, Segmenter
 
+    kept = opt.checked_keep(keep, model)
     with shown(console, Path(output).name or output) as progress:
         stats = process_pictures(
             input,
             output,
             background,
-            lambda: Segmenter(model, runtime.value, threads=threads, scales=SCALES),
+            lambda: Segmenter(model, runtime.value, threads=threads, scales=SCALES, keep=kept, stream=False),
             fit=fit.value,
             overwrite=overwrite,
             progress=progress,

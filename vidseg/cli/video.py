@@ -41,6 +41,7 @@ def process(
     preset: opt.PresetOption = None,
     overwrite: opt.OverwriteOption = False,
     model: opt.ModelOption = "unet-s",
+    keep: opt.KeepOption = None,
     runtime: opt.RuntimeOption = opt.Runtime.auto,
     threads: opt.ThreadsOption = None,
     strict: opt.StrictOption = False,
@@ -58,6 +59,7 @@ def process(
         from vidseg.jobs import process_video
         from vidseg.sinks import OutputOptions
 
+        kept = opt.checked_keep(keep, model)
         with shown(console, Path(output).name or output) as progress:
             stats = process_video(
                 input,
@@ -65,6 +67,7 @@ def process(
                 background,
                 fit=fit.value,
                 model=model,
+                keep=kept,
                 runtime=runtime.value,
                 threads=threads,
                 options=OutputOptions(codec=codec, crf=crf, preset=preset, overwrite=overwrite),
@@ -83,6 +86,7 @@ def matte(
     preset: opt.PresetOption = None,
     overwrite: opt.OverwriteOption = False,
     model: opt.ModelOption = "unet-s",
+    keep: opt.KeepOption = None,
     runtime: opt.RuntimeOption = opt.Runtime.auto,
     threads: opt.ThreadsOption = None,
     strict: opt.StrictOption = False,
@@ -97,17 +101,19 @@ def matte(
         if are_pictures(input, output):
             if (codec, crf, preset) != (None, None, None):
                 raise typer.BadParameter("--codec, --crf and --preset are for videos; leave them out")
-            write_pictures(console, input, output, None, model, runtime, threads, overwrite=overwrite)
+            write_pictures(console, input, output, None, model, keep, runtime, threads, overwrite=overwrite)
             return
 
         from vidseg.jobs import matte_video
         from vidseg.sinks import OutputOptions
 
+        kept = opt.checked_keep(keep, model)
         with shown(console, Path(output).name or output) as progress:
             stats = matte_video(
                 input,
                 output,
                 model=model,
+                keep=kept,
                 runtime=runtime.value,
                 threads=threads,
                 options=OutputOptions(codec=codec, crf=crf, preset=preset, overwrite=overwrite),

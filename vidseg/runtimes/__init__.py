@@ -11,6 +11,8 @@ import os
 import numpy as np
 import numpy.typing as npt
 
+from vidseg.engine import RATIO, ModelSpec, State
+from vidseg.errors import ModelMismatchError
 from vidseg.frame import Size
 
 MOST_THREADS = 4
@@ -37,3 +39,57 @@ def checked(src: npt.NDArray[np.float32], size: Size) -> npt.NDArray[np.float32]
     if src.ndim != 4 or src.shape[1:] != (3, *size):
         raise ValueError(f"this engine takes (N, 3, {size[0]}, {size[1]}): {src.shape = }")
     return np.ascontiguousarray(src, np.float32)
+
+
+def checked_state(spec: ModelSpec, state: State, pictures: int) -> State:
+    """Return ``state``, if it can be that of as many pictures; an engine of another size is not noticed here."""
+    if state and (len(state) != len(spec.states) or any(len(part) != pictures for part in state)):
+        raise ValueError(
+            f"{spec.name} takes {len(spec.states)} states of {pictures} pictures, or none: "
+            f"{[part.shape for part in state]}"
+        )
+    return state
+
+
+def blank_state(spec: ModelSpec, size: Size) -> State:
+    """Return the state at the start of one stream: zeros, ``(1, 1, 1, 1)`` where only the graph knows their shape."""
+    shapes = ((1, c, size[0] // s, size[1] // s) if s else (1, 1, 1, 1) for c, s in spec.states)
+    return tuple(np.zeros(shape, np.float32) for shape in shapes)
+
+
+def feed(spec: ModelSpec, picture: npt.NDArray[np.float32], state: State) -> dict[str, npt.NDArray[np.float32]]:
+    """Return what an ONNX graph takes by name, for one picture ``(1, 3, h, w)``."""
+    if spec.wiring.channels_last:
+        picture = np.ascontiguousarray(picture.transpose(0, 2, 3, 1))
+    inputs = {spec.wiring.src: picture}
+    for number, part in enumerate(state, 1):
+        inputs[f"r{number}i"] = part
+    return inputs
+
+
+def ratio(spec: ModelSpec) -> dict[str, npt.NDArray[np.float32]]:
+    """Return the constant input of a graph that has one."""
+    return {spec.wiring.ratio: np.array([RATIO], np.float32)} if spec.wiring.ratio else {}
+
+
+def alpha_of(spec: ModelSpec, answer: npt.NDArray[np.float32], size: Size) -> npt.NDArray[np.float32]:
+    """Return alpha ``(h, w)`` for what an ONNX graph answers to one picture.
+
+    Raises:
+        ModelMismatchError: The answer has another size.
+    """
+    if answer.size != size[0] * size[1] * (len(spec.classes) or 1):
+        wanted = f"{len(spec.classes) or 1} times {size[0]}x{size[1]}"
+        raise ModelMismatchError(
+            f"{spec.name} does not return {wanted} numbers, as it should, but an array of {answer.shape}",
+            path=str(spec.folder),
+        )
+    if spec.wiring.activation == "sigmoid":
+        answer = (0.5 * np.tanh(0.5 * answer) + 0.5).astype(np.float32, copy=False)  # exp would overflow
+    if spec.classes:
+        classes = answer[0].transpose(2, 0, 1) if spec.wiring.channels_last else answer[0]
+        if spec.wiring.activation == "softmax":
+            classes = np.exp(classes - classes.max(0))
+            classes /= classes.sum(0)
+        answer = classes[list(spec.kept)].sum(0)
+    return answer.reshape(size)

@@ -14,10 +14,10 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from vidseg.engine import ModelSpec, Precision
+from vidseg.engine import ModelSpec, Precision, State
 from vidseg.errors import EngineError
 from vidseg.frame import Size
-from vidseg.runtimes import checked, cpu_threads
+from vidseg.runtimes import alpha_of, blank_state, checked, checked_state, cpu_threads, feed, ratio
 
 if "openvino_telemetry" not in sys.modules:
     # None makes every later import of it an ImportError, in this whole process: it stays off.
@@ -68,25 +68,31 @@ class OpenVinoEngine:
         with self._errors():
             core = _core()
             model = core.read_model(spec.read("onnx-int8" if precision == "int8" else "onnx-fp32"), b"")
-            model.reshape([1, 3, *size])
+            self._blank = _fix_shapes(model, spec, size)
             compiled = core.compile_model(model, "CPU", options)
+            self._answer = compiled.output(spec.wiring.answer)
+            self._states = [compiled.output(f"r{number}o") for number in range(1, len(spec.states) + 1)]
             self._requests = [compiled.create_infer_request() for _ in range(streams)]
 
-    def infer(self, src: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return alpha ``(N, h, w)`` for ``src`` ``(N, 3, h, w)``."""
-        src = checked(src, self.size)
+    def infer(self, src: npt.NDArray[np.float32], state: State = ()) -> tuple[npt.NDArray[np.float32], State]:
+        """Return alpha ``(N, h, w)`` for ``src`` ``(N, 3, h, w)``, and the state after it."""
+        src, state = checked(src, self.size), checked_state(self.spec, state, len(src))
         if not self._requests:
             raise EngineError("the engine is closed", runtime=self.runtime)
         alpha = np.empty((len(src), *self.size), np.float32)
+        after = tuple(np.empty((len(src), *part.shape[1:]), np.float32) for part in self._blank)
         with self._errors():
             for first in range(0, len(src), len(self._requests)):
-                side_by_side = list(zip(self._requests, src[first:, None], alpha[first:], strict=False))
-                for request, picture, _ in side_by_side:
-                    request.start_async({0: picture}, share_inputs=True)
-                for request, _, pha in side_by_side:
+                side_by_side = list(enumerate(self._requests[: len(src) - first], first))
+                for index, request in side_by_side:
+                    before = tuple(part[index : index + 1] for part in state) or self._blank
+                    request.start_async(feed(self.spec, src[index : index + 1], before), share_inputs=True)
+                for index, request in side_by_side:
                     request.wait()
-                    pha[...] = request.get_output_tensor(0).data[0, 0]
-        return alpha
+                    alpha[index] = alpha_of(self.spec, request.get_tensor(self._answer).data, self.size)
+                    for part, output in zip(after, self._states, strict=True):
+                        part[index] = request.get_tensor(output).data[0]
+        return alpha, after
 
     def close(self) -> None:
         """Release the network."""
@@ -98,3 +104,21 @@ class OpenVinoEngine:
             yield
         except RuntimeError as error:  # the root of all that OpenVINO raises
             raise EngineError(f"{self.spec.name} on openvino: {error}", runtime="openvino") from error
+
+
+def _fix_shapes(model: openvino.Model, spec: ModelSpec, size: Size) -> State:
+    """Give every input of ``model`` its one shape, for which OpenVINO compiles it; returns the blank state."""
+    for name, value in ratio(spec).items():
+        constant = openvino.opset13.constant(value)
+        parameter = model.input(name).get_node()
+        parameter.output(0).replace(constant.output(0))
+        model.remove_parameter(parameter)
+    blank = blank_state(spec, size)
+    picture = [1, *size, 3] if spec.wiring.channels_last else [1, 3, *size]
+    names = [f"r{number}i" for number in range(1, len(blank) + 1)]
+    model.reshape({spec.wiring.src: picture, **{n: list(part.shape) for n, part in zip(names, blank, strict=True)}})
+    # What comes out of a state of unknown shape has the shape that goes in from then on.
+    shapes = [tuple(model.output(f"r{number}o").get_shape()) for number in range(1, len(blank) + 1)]
+    if shapes != [part.shape for part in blank]:
+        model.reshape({spec.wiring.src: picture, **{n: list(shape) for n, shape in zip(names, shapes, strict=True)}})
+    return tuple(np.zeros(shape, np.float32) for shape in shapes)

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from vidseg.engine import ModelSpec, Precision
+from vidseg.engine import ModelSpec, Precision, State
 from vidseg.errors import EngineError
 from vidseg.frame import Size
-from vidseg.runtimes import checked, cpu_threads
+from vidseg.runtimes import alpha_of, blank_state, checked, checked_state, cpu_threads, feed, ratio
 
 
 def probe() -> str:
@@ -32,8 +32,8 @@ class OrtEngine:
     def __init__(self, spec: ModelSpec, size: Size, threads: int | None, precision: Precision | None) -> None:
         self.spec, self.size = spec, size
         precision = precision or ("int8" if "onnx-int8" in spec.files else "fp32")
-        if precision not in ("fp32", "int8"):
-            raise EngineError(f"runtime onnxruntime knows fp32 and int8, not {precision}", runtime="onnxruntime")
+        if precision not in ("fp32", "fp16", "int8"):
+            raise EngineError(f"runtime onnxruntime knows fp32, fp16 and int8, not {precision}", runtime="onnxruntime")
         self.runtime = f"onnxruntime {precision} (CPU)"
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
@@ -41,6 +41,12 @@ class OrtEngine:
         options.log_severity_level = 3
         options.add_free_dimension_override_by_name("H", size[0])
         options.add_free_dimension_override_by_name("W", size[1])
+        self._blank = blank_state(spec, size)
+        for number, part in enumerate(self._blank, 1):
+            options.add_free_dimension_override_by_name(f"H{number}", part.shape[2])
+            options.add_free_dimension_override_by_name(f"W{number}", part.shape[3])
+        self._constant = ratio(spec)
+        self._answers = [spec.wiring.answer, *(f"r{number}o" for number in range(1, len(spec.states) + 1))]
         data = spec.read(f"onnx-{precision}")
         with self._errors():
             self._session: onnxruntime.InferenceSession | None = onnxruntime.InferenceSession(
@@ -50,19 +56,24 @@ class OrtEngine:
         # The session's own threads spin while they wait, or are slow to start if told not to; these do neither.
         self._pool = ThreadPoolExecutor(streams, "vidseg-onnxruntime") if streams > 1 else None
 
-    def infer(self, src: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return alpha ``(N, h, w)`` for ``src`` ``(N, 3, h, w)``."""
-        src = checked(src, self.size)
+    def infer(self, src: npt.NDArray[np.float32], state: State = ()) -> tuple[npt.NDArray[np.float32], State]:
+        """Return alpha ``(N, h, w)`` for ``src`` ``(N, 3, h, w)``, and the state after it."""
+        src, state = checked(src, self.size), checked_state(self.spec, state, len(src))
         session = self._session
         if session is None:
             raise EngineError("the engine is closed", runtime=self.runtime)
 
-        def alpha_of(picture: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-            return np.asarray(session.run(["pha"], {"src": picture[None]})[0][0, 0], np.float32)
+        def answer_to(index: int) -> tuple[npt.NDArray[np.float32], State]:
+            before = tuple(part[index : index + 1] for part in state) or self._blank
+            inputs = feed(self.spec, src[index : index + 1], before) | self._constant
+            answer, *after = session.run(self._answers, inputs)
+            return alpha_of(self.spec, answer, self.size), tuple(after)
 
         side_by_side = self._pool.map if self._pool is not None and len(src) > 1 else map
         with self._errors():
-            return np.stack(list(side_by_side(alpha_of, src)))
+            alphas, states = zip(*side_by_side(answer_to, range(len(src))), strict=True)
+            after = tuple(np.concatenate(parts) for parts in zip(*states, strict=True))
+            return np.stack(alphas).astype(np.float32, copy=False), after
 
     def close(self) -> None:
         """Release the network."""
@@ -74,5 +85,7 @@ class OrtEngine:
     def _errors(self) -> Iterator[None]:
         try:
             yield
+        except EngineError:
+            raise
         except Exception as error:  # what ONNX Runtime raises has no other root
             raise EngineError(f"{self.spec.name} on onnxruntime: {error}", runtime="onnxruntime") from error

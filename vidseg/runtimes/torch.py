@@ -13,10 +13,10 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from vidseg.engine import ModelSpec, Precision
+from vidseg.engine import ModelSpec, Precision, State
 from vidseg.errors import EngineError, ModelMismatchError
 from vidseg.frame import Size
-from vidseg.runtimes import checked
+from vidseg.runtimes import checked, checked_state
 from vidseg.unet import UNet
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -88,18 +88,20 @@ class TorchEngine:
             )
 
     @torch.inference_mode()
-    def infer(self, src: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Return alpha ``(N, h, w)`` for ``src`` ``(N, 3, h, w)``."""
-        src = checked(src, self.size)
+    def infer(self, src: npt.NDArray[np.float32], state: State = ()) -> tuple[npt.NDArray[np.float32], State]:
+        """Return alpha ``(N, h, w)`` for ``src`` ``(N, 3, h, w)``, and the state after it."""
+        src, state = checked(src, self.size), checked_state(self.spec, state, len(src))
         if self._net is None:
             raise EngineError("the engine is closed", runtime=self.runtime)
         if self._threads is not None and torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)  # PyTorch knows one number for the whole process
         with self._errors():
+            before = tuple(torch.tensor(part).to(self._device, self._dtype) for part in state)
             tensor = torch.tensor(src).to(self._device, self._dtype)
-            logits, _ = self._net(tensor.contiguous(memory_format=torch.channels_last))
-            alpha: npt.NDArray[np.float32] = logits.float().sigmoid()[:, 0].cpu().numpy()
-        return alpha
+            logits, after = self._net(tensor.contiguous(memory_format=torch.channels_last), before)
+            logits = logits.float()
+            alpha = logits.softmax(1)[:, self.spec.kept].sum(1) if self.spec.classes else logits.sigmoid()[:, 0]
+            return alpha.cpu().numpy(), tuple(part.float().cpu().numpy() for part in after)
 
     def close(self) -> None:
         """Release the network."""

@@ -186,9 +186,9 @@ def parity(folder: Path, pictures: list[Array]) -> dict[str, dict[str, float]]:
             shown = [cv2.resize(rgb, size[::-1], interpolation=cv2.INTER_AREA) for rgb in pictures]
             src = np.concatenate([normalised(np.asarray(rgb, np.uint8)) for rgb in shown])
             with closing(TorchEngine(spec, size, None, "fp32", device="cpu")) as engine:
-                reference = engine.infer(src)
+                reference, _ = engine.infer(src)
             with closing(open_engine(spec, "onnxruntime", size, precision=precision)) as engine:
-                alpha = engine.infer(src)
+                alpha, _ = engine.infer(src)
             largest = max(largest, float(np.abs(alpha - reference).max()))
             means.append(float(np.abs(alpha - reference).mean()))
             ious += [_iou(a > 0.5, r > 0.5) for a, r in zip(alpha, reference, strict=True) if (r > 0.5).mean() > 0.01]
