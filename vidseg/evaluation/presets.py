@@ -200,10 +200,17 @@ def _alpha(picture: Path, mask: Path) -> FullAlpha:
 
 
 class _Person:
-    """A person of a validation picture, cut out when asked for."""
+    """A person of a validation picture, cut out when asked for.
 
-    def __init__(self, picture: Path, mask: Path, box: Box) -> None:
-        self.name, self.box = picture.stem, box
+    Args:
+        picture: What they are in.
+        mask: Where.
+        box: What of it is shown.
+        beside: Whether there is picture to their left and right, so that they can move.
+    """
+
+    def __init__(self, picture: Path, mask: Path, box: Box, beside: bool) -> None:
+        self.name, self.box, self.beside = picture.stem, box, beside
         self._files = picture, mask
 
     def cut_out(self) -> Cutout:
@@ -225,7 +232,7 @@ def _people(data: Path, seed: int) -> list[_Person]:
             held = read_matte(carried, alpha.shape)[top:bottom] > 127
             if held.sum() > 0.02 * (alpha[top:bottom] > 127).sum():
                 continue  # without what they carry, there is a bite in them
-        people.append(_Person(picture, mask, box))
+        people.append(_Person(picture, mask, box, max(alpha[:, 0].max(), alpha[:, -1].max()) < 128))
     return people
 
 
@@ -272,7 +279,7 @@ def _pseudo_composites(data: Path, seed: int) -> list[CaseSet]:
 
 
 def _clips(data: Path, seed: int) -> list[CaseSet]:
-    rooms, people = validation_rooms(data), _people(data, seed)
+    rooms, people = validation_rooms(data), [person for person in _people(data, seed) if person.beside]
     chosen = [people[index * len(people) // _CLIPS] for index in range(_CLIPS)] if len(people) > _CLIPS else people
 
     def shots(person: _Person, pans: bool) -> Iterator[Shot]:
