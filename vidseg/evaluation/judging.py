@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vidseg.compositor import Compositor
+from vidseg.engine import Precision
 from vidseg.evaluation import metrics
 from vidseg.evaluation.cases import Case, CaseSet, Rgb, Shot
 from vidseg.evaluation.report import RAW, WRITTEN, Report, Row, Worst, mean_measures
@@ -32,6 +34,7 @@ def evaluate(
     runtime: str = "auto",
     raw: bool = False,
     threads: int | None = None,
+    precision: Precision | None = None,
     worst: int = 3,
     progress: Callable[[Progress], None] | None = None,
 ) -> Report:
@@ -47,6 +50,7 @@ def evaluate(
         runtime: As for ``open_engine``.
         raw: Judge ``models`` as ``peers`` are.
         threads: For the networks; None chooses.
+        precision: Of ``models``; None chooses. Peers are taken as they are.
         worst: How many of the worst cases of each model and set are kept to be looked at.
         progress: Called for each frame of a set.
 
@@ -64,10 +68,11 @@ def evaluate(
     report = _Reporter(progress, sum(len(cases.cases) for cases in sets))
     for cases in sets:
         with ExitStack() as stack:
-            judged = [_Judged(model, runtime, threads, raw, cases.moving) for model in models]
-            judged += [_Judged(model, runtime, threads, True, cases.moving) for model in peers]
+            judged = [_Judged(model, runtime, threads, precision, raw, cases.moving) for model in models]
+            judged += [_Judged(model, runtime, threads, None, True, cases.moving) for model in peers]
             for entry in judged:
                 stack.callback(entry.close)
+            _tell_apart(judged)
             trials = [_Trial(cases, entry, worst) for entry in judged]
             for case in cases.cases:
                 for entry, trial in zip(judged, trials, strict=True):
@@ -88,12 +93,19 @@ def evaluate(
 class _Judged:
     """A model, and how its alpha becomes as large as the frame."""
 
-    def __init__(self, model: str | Path, runtime: str, threads: int | None, raw: bool, moving: bool) -> None:
+    def __init__(
+        self,
+        model: str | Path,
+        runtime: str,
+        threads: int | None,
+        precision: Precision | None,
+        raw: bool,
+        moving: bool,
+    ) -> None:
         scales = (1.0,) if raw or moving else SCALES
-        self._segmenter = Segmenter(model, runtime, threads=threads, scales=scales, stream=moving)
-        self.name, self.raw, self._moving = self._segmenter.model, raw, moving
+        self._segmenter = Segmenter(model, runtime, threads=threads, precision=precision, scales=scales, stream=moving)
+        self.name, self.given, self.raw, self._moving = self._segmenter.model, str(model), raw, moving
         self.timings = Timings()
-        self.restart()
 
     @property
     def runtime(self) -> str:
@@ -114,6 +126,14 @@ class _Judged:
 
     def close(self) -> None:
         self._segmenter.close()
+
+
+def _tell_apart(judged: Sequence[_Judged]) -> None:
+    """Call models of one name, such as two versions of it, as they were given."""
+    counts = Counter((entry.name, entry.raw) for entry in judged)
+    for entry in judged:
+        if counts[entry.name, entry.raw] > 1:
+            entry.name = entry.given
 
 
 class _Trial:
