@@ -16,7 +16,8 @@ safetensors = pytest.importorskip(
     "safetensors.torch", reason="exporting needs vidseg[train]: safetensors is not installed"
 )
 
-from vidseg.runtimes.torch import TorchEngine, build, fuse  # noqa: E402
+from vidseg.networks import build  # noqa: E402
+from vidseg.runtimes.torch import TorchEngine, fuse  # noqa: E402
 from vidseg.training import export  # noqa: E402
 from vidseg.unet import UNet  # noqa: E402
 

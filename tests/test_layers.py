@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "vidseg"
 LAYERS = {
     0: ("errors", "frame"),
     1: ("color", "light", "kernels", "engine", "foreign", "cuts", "smoothing", "sources", "sinks", "runtimes"),
-    2: ("resize", "decoding", "settling", "compositing", "backgrounds", "refine", "unet"),
+    2: ("resize", "decoding", "settling", "compositing", "backgrounds", "refine", "unet", "networks", "mobilenet"),
     3: ("runtimes.*", "sources.*", "sinks.*"),
     4: ("segmenter", "pipeline", "live", "testing", "compositor", "jobs", "images"),
     5: ("integrations", "server", "training", "evaluation", "batch", "training.*", "evaluation.*"),
@@ -30,9 +30,11 @@ MAY_IMPORT = {
     "refine": {"cv2"},
     "settling": {"cv2"},
     "unet": {"torch"},
+    "networks": {"torch", "safetensors"},
+    "mobilenet": {"torch", "torchvision"},
     "runtimes.ort": {"onnxruntime"},
     "runtimes.openvino": {"openvino"},
-    "runtimes.torch": {"torch", "safetensors"},
+    "runtimes.torch": {"torch"},
     "sources.pyav": {"av"},
     "sinks.pyav": {"av"},
     "sinks.tracks": {"av"},
@@ -47,9 +49,15 @@ MAY_IMPORT = {
     "training.__main__": {"torch", "cv2"},
     "training.data": {"torch", "cv2"},
     "training.losses": {"torch"},
+    "training.feed": {"torch", "cv2"},
+    "training.logs": {"torch", "cv2"},
+    "training.ranks": {"torch"},
+    "training.start": {"torch"},
+    "training.trainer": {"torch"},
+    "training.validation": {"torch", "cv2"},
     "training.export": {"torch", "cv2", "onnx", "onnxruntime", "safetensors"},
 }
-ADAPTERS_TAKE = {"runtimes.torch": {"unet"}}
+ADAPTERS_TAKE = {"runtimes.torch": {"networks"}}
 """What an adapter needs of layer 2: the network that it runs."""
 
 
