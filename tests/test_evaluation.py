@@ -534,7 +534,7 @@ def photos(tmp_path):
 
 def test_the_command_writes_report_and_sheet(model, photos, tmp_path, capfd):
     report, sheet = tmp_path / "report.md", tmp_path / "worst.png"
-    arguments = ["eval", "--set", f"mine=pairs:{photos}", "--peer", str(model), "--runtime", "onnxruntime"]
+    arguments = ["eval", "--set", f"mine=pairs:{photos}", "--model", str(model), "--raw", "--runtime", "onnxruntime"]
     assert run([*arguments, "--output", str(report), "--sheet", str(sheet), "--limit", "2"]) == 0
     out, _ = capfd.readouterr()
     assert "**mine**: 2 pictures" in out

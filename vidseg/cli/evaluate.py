@@ -122,8 +122,8 @@ def evaluate(
 ) -> None:
     """Measure models on pictures and clips whose true alpha is known.
 
-    Masks: accuracy, precision, recall, F1, IoU, boundary F. Mattes: MAD, MSE, Grad, Conn. Clips: dtSSD, flicker. Rooms:
-    how often somebody is seen where nobody is.
+    Masks by IoU, F1 and boundary F, mattes by MAD, MSE, Grad and Conn, clips also by dtSSD and flicker, rooms without
+    people by how often somebody is seen there.
     """
     asked = _asked(sets, data)
     for path, suffixes in ((output, (".md", ".json")), (sheet, (".png", ".webp", ".jpg", ".jpeg"))):
@@ -140,7 +140,7 @@ def evaluate(
         found = _sets(asked, data, rooms, limit, seed)
         with shown(console, "eval") as progress:
             report = judge(
-                models or ([] if peers else ["unet-s"]),
+                models or ["unet-s"],
                 found,
                 peers=peers or [],
                 runtime=runtime.value,
