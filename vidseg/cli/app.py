@@ -10,7 +10,7 @@ import typer
 from typer.main import get_command
 
 import vidseg
-from vidseg.cli import demo, doctor, evaluate, models, options, pictures, signals, video
+from vidseg.cli import data, demo, doctor, evaluate, export, models, options, pictures, signals, train, video
 from vidseg.cli.console import FAILED, lose_output, one_line, say
 
 USAGE = 2
@@ -32,7 +32,10 @@ app.command(epilog=video.PROCESS_EXAMPLES)(video.process)
 app.command(epilog=video.MATTE_EXAMPLES)(video.matte)
 app.command(epilog=pictures.EXAMPLES)(pictures.image)
 app.command(epilog=demo.EXAMPLES)(demo.demo)
+app.command(epilog=data.EXAMPLES)(data.data)
+app.command(epilog=train.EXAMPLES)(train.train)
 app.command(epilog=models.EXAMPLES)(models.models)
+app.command(epilog=export.EXAMPLES)(export.export)
 app.command("eval", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 

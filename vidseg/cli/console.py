@@ -94,7 +94,7 @@ class Console:
         try:
             yield
         except KeyboardInterrupt as error:
-            raise self._interrupted(getattr(error, "partial", None)) from None
+            raise self._interrupted(getattr(error, "partial", None), getattr(error, "kept", "")) from None
         except Exception as error:
             if isinstance(error, typer.Exit | typer.Abort) or hasattr(error, "format_message"):
                 raise  # typer's own: an exit status or a usage mistake
@@ -102,8 +102,8 @@ class Console:
                 raise self._interrupted(None) from None
             raise self.fail(self._sentence(error)) from None
 
-    def _interrupted(self, partial: str | None) -> SystemExit:
-        kept = f"what was done can be played: {partial}" if partial else "nothing was kept"
+    def _interrupted(self, partial: str | None, kept: str = "") -> SystemExit:
+        kept = kept or (f"what was done can be played: {partial}" if partial else "nothing was kept")
         self._end(signals.status(), f"interrupted; {kept}", {"partial": partial})
         return SystemExit(signals.status())
 

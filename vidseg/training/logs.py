@@ -196,7 +196,8 @@ def _ticks(low: float, high: float, about: int = 6) -> list[float]:
 
 def _log_ticks(low: float, high: float) -> list[float]:
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
+    factors = (1, 2, 5) if high > 10 * low else (1, 2, 3, 4, 5, 7)
+    ticks = [factor * 10.0**power for power in powers for factor in factors]
     return [float(f"{tick:.1g}") for tick in ticks if low <= tick <= high]
 
 

@@ -136,7 +136,7 @@ def prepared(recipe: Recipe | None, out: Path, resume: bool) -> Recipe:
             raise OutputExistsError(f"{out} holds a run already: go on with it (--resume), or choose another folder")
         if recipe is None:
             raise ValueError("a new run needs a recipe")
-        return recipe
+        return _checked(recipe)
     if not checkpoint.exists() or not kept.exists():
         raise SourceError(f"{out} holds no run to go on with: there is no checkpoint.pt with a recipe.toml")
     before = read_recipe(kept)
@@ -144,6 +144,15 @@ def prepared(recipe: Recipe | None, out: Path, resume: bool) -> Recipe:
         return before
     if recipe.network != before.network:
         raise ValueError(f"{out} holds the run of another network ({before.network}): choose another folder")
+    return _checked(recipe)
+
+
+def _checked(recipe: Recipe) -> Recipe:
+    with torch.device("meta"):
+        multiple = int(build(recipe.network).multiple)  # type: ignore[arg-type]
+    for height, width in (size for phase in recipe.phases for size in phase.sizes):
+        if height % multiple or width % multiple or not height * width:
+            raise ValueError(f"width and height of a size are multiples of {multiple}: {width}x{height}")
     return recipe
 
 
@@ -162,14 +171,18 @@ class Trainer:
 
     def _finish(self) -> None:
         """Make what depends on the values of the weights and not on their names only."""
-        ema = swa_utils.get_ema_multi_avg_fn(self.recipe.ema)
-        self.average = swa_utils.AveragedModel(self.net, multi_avg_fn=ema, use_buffers=True)
+        self.average = swa_utils.AveragedModel(self.net, multi_avg_fn=self._averaged, use_buffers=True)
         self.optimizer = _optimizer(self.net, self.recipe)
         self.unrolled: nn.Module = Unrolled(self.net)
         if self.ranks.world > 1:
             # torchrun's ranks start from the weights of rank 0, and take its running means before every step.
             device = [self.ranks.device.index] if self.ranks.device.type == "cuda" else None
             self.unrolled = DistributedDataParallel(self.unrolled, device_ids=device)
+
+    def _averaged(self, averages: list[Tensor], values: list[Tensor], _: Tensor) -> None:
+        # Early weights are soon forgotten; without that a short run would end near its random start.
+        share = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
+        swa_utils.get_ema_multi_avg_fn(share)(averages, values, _)  # type: ignore[arg-type]
 
     @property
     def lost_patience(self) -> bool:
@@ -357,11 +370,13 @@ def _run(
             due = step % recipe.validate_every == 0 or step == recipe.steps
             if logs is not None:
                 logs.add(loss, terms)
-                if due or step % LOG_EVERY == 0 or step == first + 1:
-                    seconds = time.monotonic() - started
-                    rate = (step - first) * phase.batch * phase.frames * ranks.world / max(seconds, 1e-9)
+                seconds = time.monotonic() - started
+                rate = (step - first) * phase.batch * phase.frames * ranks.world / max(seconds, 1e-9)
+                if due or step % LOG_EVERY == 0:
                     mean = logs.write(step, recipe.rate(step - 1), rate)
                     watch(Moment(step, recipe.steps, mean, rate, measures))
+                elif step < LOG_EVERY:  # that it has begun is good to see
+                    watch(Moment(step, recipe.steps, float(loss), rate, measures))
                 if due:
                     paused = time.monotonic()
                     measures = _judged(trainer, out, validation, logs)
