@@ -2,119 +2,260 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import subprocess
+import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vidseg.engine import load_spec, open_engine
+from vidseg.errors import EngineError, OutputExistsError, SinkError, SourceError
 
 torch = pytest.importorskip("torch", reason="exporting needs vidseg[train]: torch is not installed")
-pytest.importorskip("onnx", reason="exporting needs vidseg[train]: onnx is not installed")
+onnx = pytest.importorskip("onnx", reason="exporting needs vidseg[train]: onnx is not installed")
 pytest.importorskip("onnxruntime", reason="exporting needs vidseg[train]: onnxruntime is not installed")
-safetensors = pytest.importorskip(
-    "safetensors.torch", reason="exporting needs vidseg[train]: safetensors is not installed"
-)
+pytest.importorskip("safetensors", reason="exporting needs vidseg[train]: safetensors is not installed")
 
-from vidseg.networks import build  # noqa: E402
+from vidseg.networks import Weights, build, write_weights  # noqa: E402
 from vidseg.runtimes.torch import TorchEngine, fuse  # noqa: E402
-from vidseg.training import export  # noqa: E402
+from vidseg.training import export as job  # noqa: E402
+from vidseg.training.onnx_files import count_macs  # noqa: E402
 from vidseg.unet import UNet  # noqa: E402
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
-CHANNELS, HEAD = (8, 12, 16, 20, 24), 8
+ALPHA = {"kind": "unet", "channels": [8, 12, 16, 20, 24], "head": 8}
+KINDS = {
+    "alpha": (ALPHA, ()),
+    "recurrent": ({**ALPHA, "gates": 2}, ()),
+    "classes": ({**ALPHA, "outputs": 3}, ("room", "person", "chair")),
+    "fcn": ({"kind": "fcn", "backbone": "mobilenet_v3_small"}, ()),
+    "deeplabv3": ({"kind": "deeplabv3", "backbone": "mobilenet_v3_small", "width": 16, "outputs": 2}, ("room", "cat")),
+}
+SIZES = ((64, 96), (96, 64))
 
 
-@pytest.fixture(scope="module")
-def net():
-    """A small network whose BatchNorms have something to fuse."""
+def trained(kind):
+    """Weights whose BatchNorms have something to fuse, and whose gates are half open."""
+    architecture, classes = KINDS[kind]
+    if architecture["kind"] != "unet":
+        pytest.importorskip("torchvision", reason="this network needs torchvision, which is not installed")
     torch.manual_seed(3)
-    net = UNet(CHANNELS, HEAD)
-    net.train()
-    for _ in range(20):
-        net(torch.randn(4, 3, 64, 64))
-    return net.eval()
+    net = build(architecture).train()
+    for _ in range(3):
+        net(torch.randn(2, 3, 64, 64))
+    for gate in getattr(net, "gates", ()):
+        torch.nn.init.normal_(gate.gate.weight, 0, 0.1)
+        torch.nn.init.zeros_(gate.gate.bias)
+    return Weights(architecture, net.eval().state_dict(), classes)
 
 
 @pytest.fixture(scope="module")
-def folder(net, tmp_path_factory):
-    """A model folder made of it, without the pictures of a training set."""
-    out = tmp_path_factory.mktemp("models") / "tiny"
-    out.mkdir()
-    export.write_weights(net, out / "weights.safetensors")
-    export.write_onnx(net, out / "model.onnx")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
-    pictures = [rng.integers(0, 256, (*export.CALIBRATION_SIZE, 3), np.uint8) for _ in range(8)]
-    export.write_int8(out / "model.onnx", out / "model-int8.onnx", pictures)
-    export.write_manifest(out, "tiny", net, "2026-01-31", "nothing but noise")
-    return out
+    for number in range(8):
+        Image.fromarray(job.drawn((120, 160), rng)).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job, "CALIBRATION_PICTURES", 8)
+        patch.setattr(job, "CALIBRATION_SIZE", (64, 96))
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # for networks as small as these, a second one costs more than it does
+        yield
+        torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def folder(request, tmp_path_factory, photos):
+    """A model folder of that kind."""
+    home = tmp_path_factory.mktemp("models")
+    write_weights(home / "weights.safetensors", trained(request.param))
+    job.export(home / "weights.safetensors", home / request.param, pictures=photos, sizes=SIZES)
+    return home / request.param
 
 
 def noise(count, size, seed=1):
     return np.random.default_rng(seed).uniform(-1, 1, (count, 3, *size)).astype(np.float32)
 
 
-def test_fusing_changes_nothing(net):
+@pytest.mark.parametrize("kind", ["alpha", "deeplabv3"])
+def test_fusing_changes_nothing(kind):
+    net = trained(kind).network()
+    fused = fuse(copy.deepcopy(net))
+    left = sum(isinstance(module, torch.nn.BatchNorm2d) for module in fused.modules())
+    assert left == 0
     src = torch.from_numpy(noise(2, (64, 96)))
-    fused = fuse(build({"kind": "unet", "channels": CHANNELS, "head": HEAD}).eval())
-    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in fused.modules())
-    import copy
-
     with torch.inference_mode():
-        torch.testing.assert_close(fuse(copy.deepcopy(net))(src)[0], net(src)[0], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(fused(src)[0], net(src)[0], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("wrapped", [False, True])
-def test_weights_of_a_finished_and_of_a_running_training(net, wrapped, tmp_path):
-    path = tmp_path / "weights.pt"
-    if wrapped:
-        average = torch.optim.swa_utils.AveragedModel(net, use_buffers=True)
-        torch.save({"net": {}, "average": average.state_dict(), "optimizer": {}, "step": 7}, path)
-    else:
-        torch.save(net.state_dict(), path)
-    loaded = export.load_weights(path)
-    src = torch.from_numpy(noise(1, (64, 64)))
-    with torch.inference_mode():
-        torch.testing.assert_close(loaded(src)[0], net(src)[0])
+@pytest.mark.parametrize("folder", KINDS, indirect=True)
+class TestFolder:
+    def test_manifest(self, folder):
+        spec = load_spec(folder)
+        architecture, classes = KINDS[folder.name]
+        assert spec.name == folder.name
+        assert spec.architecture == architecture
+        assert spec.classes == classes
+        assert spec.states == (((12, 32), (10, 16)) if folder.name == "recurrent" else ())
+        assert spec.sizes == SIZES
+        assert spec.mean == spec.std == (0.5, 0.5, 0.5)
+        assert set(spec.files) == {"onnx-fp32", "onnx-fp16", "onnx-int8", "weights"}
+        assert all(spec.read(role) for role in spec.files)
+
+    @pytest.mark.parametrize("size", SIZES)
+    def test_every_file_answers_as_pytorch_does(self, folder, size):
+        spec = load_spec(folder)
+        if spec.classes:
+            spec = spec.keeping(spec.classes[1:2])
+        reference = TorchEngine(spec, size, 1, "fp32", device="cpu")
+        engines = {p: open_engine(spec, "onnxruntime", size, 1, p) for p in ("fp32", "fp16", "int8")}
+        src, states, expected = noise(2, size), dict.fromkeys(engines, ()), ()
+        for _ in range(3):
+            truth, expected = reference.infer(src, expected)
+            for precision, most in (("fp32", 1e-4), ("fp16", 0.02), ("int8", 0.25)):
+                alpha, states[precision] = engines[precision].infer(src, states[precision])
+                np.testing.assert_allclose(alpha, truth, atol=most)
+                for state, true in zip(states[precision], expected, strict=True):
+                    np.testing.assert_allclose(state, true, atol=most * max(true.max(), 1))
+
+    def test_all_weights_of_the_half_file_are_half(self, folder):
+        graph = onnx.load(folder / "model-fp16.onnx").graph
+        big = [i for i in graph.initializer if np.prod(i.dims) > 8]
+        assert big
+        assert {i.data_type for i in big} == {onnx.TensorProto.FLOAT16}
+        assert {i.type.tensor_type.elem_type for i in (*graph.input, *graph.output)} == {onnx.TensorProto.FLOAT}
+
+    def test_int8_is_int8_all_through(self, folder):
+        """Every convolution takes 8-bit numbers; what becomes a probability, and every state, is float."""
+        graph = onnx.load(folder / "model-int8.onnx").graph
+        makers = {name: node for node in graph.node for name in node.output}
+        convolutions = [node for node in graph.node if node.op_type == "Conv"]
+        assert convolutions
+        for node in convolutions:
+            assert [makers[name].op_type for name in node.input[:2]] == ["DequantizeLinear"] * 2
+        for node in graph.node:
+            if node.op_type in ("Sigmoid", "Softmax"):
+                before = makers[node.input[0]]
+                while before.op_type in ("DepthToSpace", "Resize"):
+                    before = makers[before.input[0]]
+                assert before.op_type == "Conv"
+        assert not [o.name for o in graph.output if makers[o.name].op_type in ("DequantizeLinear", "Cast")]
+        weights = [i for i in graph.initializer if i.name.endswith("weight_quantized")]
+        assert all(np.abs(onnx.numpy_helper.to_array(w).astype(int)).max() <= 64 for w in weights)
+
+    def test_card(self, folder):
+        card = (folder / "MODEL_CARD.md").read_text()
+        assert f"# {folder.name}\n" in card
+        assert "million multiply-accumulates a picture at 96x64" in card
+        assert "| model-int8.onnx | 0." in card
+        assert json.loads((folder / "validation.json").read_text())["parity"]["fp32"]["iou"] > 0.99
+
+    def test_an_onnx_file_alone_says_the_same(self, folder, tmp_path):
+        (tmp_path / "alone.onnx").write_bytes((folder / "model.onnx").read_bytes())
+        alone, spec = load_spec(tmp_path / "alone.onnx"), load_spec(folder)
+        for name in ("mean", "std", "multiple", "sizes", "classes", "states"):
+            assert getattr(alone, name) == getattr(spec, name)
+
+    @pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+    def test_runs_without_torch(self, folder, runtime):
+        if runtime == "openvino":
+            pytest.importorskip("openvino")
+        keep = repr(KINDS[folder.name][1][1:2])
+        code = (
+            "import sys; sys.modules['torch'] = None\n"
+            "import numpy as np; from vidseg.engine import open_engine\n"
+            f"engine = open_engine({str(folder)!r}, {runtime!r}, keep={keep})\n"
+            "alpha, _ = engine.infer(np.zeros((1, 3, *engine.size), np.float32)); print(engine.runtime, alpha.shape)\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+        assert done.stdout == f"{runtime} int8 (CPU) (1, 64, 96)\n"
 
 
-def test_the_manifest_describes_the_network(folder, net):
-    spec = load_spec(folder)
-    assert spec.name == "tiny"
-    assert spec.architecture == {"kind": "unet", "channels": list(CHANNELS), "head": HEAD}
-    assert spec.multiple == net.multiple
-    assert spec.sizes == export.SIZES
-    assert spec.mean == spec.std == (0.5, 0.5, 0.5)
-    assert all(spec.read(role) for role in ("onnx-fp32", "onnx-int8", "weights"))
+class TestTarget:
+    """What stands under the name of the output, before and after."""
 
+    @pytest.fixture
+    def weights(self, tmp_path):
+        write_weights(tmp_path / "weights.safetensors", trained("alpha"))
+        return tmp_path / "weights.safetensors"
 
-@pytest.mark.parametrize("size", export.SIZES)
-def test_onnx_equals_pytorch(folder, net, size):
-    src = noise(2, size)
-    with torch.inference_mode():
-        expected = net(torch.from_numpy(src))[0].sigmoid()[:, 0].numpy()
-    spec = load_spec(folder)
-    np.testing.assert_allclose(TorchEngine(spec, size, 1, "fp32", device="cpu").infer(src)[0], expected, atol=1e-5)
-    np.testing.assert_allclose(open_engine(spec, "onnxruntime", size, 1, "fp32").infer(src)[0], expected, atol=1e-4)
-    quantised = open_engine(spec, "onnxruntime", size, 1, "int8").infer(src)[0]
-    assert np.abs(quantised - expected).mean() < 0.03
+    def fp32(self, weights, out, **options):
+        return job.export(weights, out, precisions=("fp32",), sizes=((64, 64),), **options)
 
+    def test_what_was_written_by_hand_stays(self, weights, tmp_path):
+        out = tmp_path / "mine"
+        self.fp32(weights, out)
+        card = (out / "MODEL_CARD.md").read_text().replace("Not written yet: look", "Chairs. Look")
+        (out / "MODEL_CARD.md").write_text(card.replace("| model.onnx | 0.", "| stale | 0."))
+        (out / "notes.txt").write_text("mine")
+        (out / "samples").mkdir()
+        (out / "samples" / "one.png").write_bytes(b"1")
+        assert self.fp32(out, out, overwrite=True, name="other").warnings == ()
+        card = (out / "MODEL_CARD.md").read_text()
+        assert "Chairs. Look" in card
+        assert "stale" not in card
+        assert "| model.onnx | 0." in card
+        assert (out / "notes.txt").read_text() == "mine"
+        assert (out / "samples" / "one.png").read_bytes() == b"1"
+        assert load_spec(out).name == "other"
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "weights.safetensors"]
 
-def test_int8_is_int8_all_through(folder):
-    """Every convolution takes and has 8-bit numbers; only the logits are float."""
-    import onnx
+    def test_a_card_without_marks_is_left_alone(self, weights, tmp_path):
+        out = tmp_path / "mine"
+        self.fp32(weights, out)
+        (out / "MODEL_CARD.md").write_text("all mine")
+        assert "left as it is" in self.fp32(weights, out, overwrite=True).warnings[0]
+        assert (out / "MODEL_CARD.md").read_text() == "all mine"
 
-    graph = onnx.load(folder / "model-int8.onnx").graph
-    makers = {name: node for node in graph.node for name in node.output}
-    convolutions = [node for node in graph.node if node.op_type == "Conv"]
-    assert len(convolutions) == 1 + 2 * 4 + 1 + 4 + 1 + 1
-    for node in convolutions:
-        assert [makers[name].op_type for name in node.input[:2]] == ["DequantizeLinear"] * 2
-    shuffle = next(node for node in graph.node if node.op_type == "DepthToSpace")
-    assert makers[shuffle.input[0]].op_type == "Conv"
-    weights = [i for i in graph.initializer if i.name.endswith("weight_quantized")]
-    assert len(weights) == len(convolutions)
-    assert all(np.abs(onnx.numpy_helper.to_array(w).astype(int)).max() <= 64 for w in weights)
+    def test_a_file_that_is_not_asked_for_goes(self, weights, tmp_path):
+        out = tmp_path / "mine"
+        job.export(weights, out, precisions=("fp32", "fp16"), sizes=((64, 64),))
+        self.fp32(weights, out, overwrite=True)
+        assert not (out / "model-fp16.onnx").exists()
+
+    def test_nothing_is_replaced_unasked(self, weights, tmp_path):
+        out = tmp_path / "mine"
+        self.fp32(weights, out)
+        with pytest.raises(OutputExistsError, match="--overwrite"):
+            self.fp32(weights, out)
+        (tmp_path / "photos").mkdir()
+        (tmp_path / "photos" / "a.jpg").write_bytes(b"")
+        with pytest.raises(SinkError, match="is no model"):
+            self.fp32(weights, tmp_path / "photos", overwrite=True)
+
+    def test_a_file_that_does_not_agree_leaves_all_as_it_was(self, weights, tmp_path, monkeypatch):
+        out = tmp_path / "mine"
+        self.fp32(weights, out)
+        before = (out / "manifest.toml").read_text()
+        monkeypatch.setitem(job.MOST_OFF, "fp32", -1.0)
+        with pytest.raises(EngineError, match="differs from PyTorch"):
+            self.fp32(weights, out, overwrite=True)
+        assert (out / "manifest.toml").read_text() == before
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "weights.safetensors"]
+
+    def test_mistakes(self, weights, tmp_path):
+        with pytest.raises(ValueError, match="calibrated on real pictures"):
+            job.export(weights, tmp_path / "a", precisions=("int8",))
+        with pytest.raises(ValueError, match=r"multiples of 32: \[\(60, 64\)\]"):
+            job.export(weights, tmp_path / "a", sizes=((60, 64),))
+        with pytest.raises(EngineError, match="there is no file"):
+            job.export(tmp_path / "none.pt", tmp_path / "a")
+        with pytest.raises(SinkError, match="does not exist"):
+            job.export(weights, tmp_path / "no" / "a")
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(SourceError, match="holds no picture"):
+            job.export(weights, tmp_path / "a", pictures=tmp_path / "empty")
+        assert not (tmp_path / "a").exists()
 
 
 def test_counts_multiply_accumulates():
@@ -122,28 +263,22 @@ def test_counts_multiply_accumulates():
     # At 32x32: the stem and the head and the last work at 16x16, the encoder at 8x8, the decoder at 16x16.
     stem, encoder, bottom = 256 * 27 * 8, 64 * 72 * 8 * 2, 64 * 72 * 8
     decoder, head, out = 256 * 144 * 8, 256 * 72 * 8, 256 * 72 * 4
-    assert export.count_macs(net, (32, 32)) == stem + encoder + bottom + decoder + head + out
+    assert count_macs(net, (32, 32)) == stem + encoder + bottom + decoder + head + out
 
 
-def test_the_card_keeps_what_was_written_by_hand(tmp_path):
-    card = tmp_path / "MODEL_CARD.md"
-    card.write_text("# Hand\n\n<!-- validation -->\nold\n<!-- /validation -->\n\n## Weak at\nchairs\n")
-    for table in ("first\n", "second\n"):
-        export.refresh_card(card, table)
-    assert card.read_text() == "# Hand\n\n<!-- validation -->\nsecond\n<!-- /validation -->\n\n## Weak at\nchairs\n"
-
-
-def test_a_card_without_marks_is_left_alone(tmp_path, caplog):
-    card = tmp_path / "MODEL_CARD.md"
-    card.write_text("mine")
-    export.refresh_card(card, "table")
-    assert card.read_text() == "mine"
-    assert "no marks" in caplog.text
+def test_a_clip_of_a_still_moves_a_little(photos):
+    rgb = np.asarray(Image.open(photos / "0.png"))
+    clip = job.clip_of(rgb, (64, 96), 5, np.random.default_rng(0))
+    steps = [np.abs(a.astype(int) - b).mean() for a, b in pairwise(clip)]
+    assert {frame.shape for frame in clip} == {(64, 96, 3)}
+    assert 0 < max(steps) < 12
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs the training data in ../shared/data")
-def test_calibration_is_the_same_every_time():
-    first, second = (list(export.calibration_pictures(DATA, 6, seed=1)) for _ in range(2))
-    assert [picture.shape for picture in first] == [(*export.CALIBRATION_SIZE, 3)] * 6
-    for one, other in zip(first, second, strict=True):
-        np.testing.assert_array_equal(one, other)
+def test_calibration_never_sees_what_is_held_back():
+    teaching, trying = job._pictures(DATA, None)
+    assert len(teaching) == job.CALIBRATION_PICTURES
+    assert not set(teaching) & set(trying)
+    assert all("/val/" not in str(path) for path in teaching)
+    assert all("/val/" in str(path) for path in trying)
+    assert job._pictures(DATA, None)[0] == teaching

@@ -61,7 +61,8 @@ MAY_IMPORT = {
     "training.start": {"torch"},
     "training.trainer": {"torch"},
     "training.validation": {"torch", "cv2"},
-    "training.export": {"torch", "cv2", "onnx", "onnxruntime", "safetensors"},
+    "training.export": {"torch", "cv2"},
+    "training.onnx_files": {"torch", "onnx", "onnxruntime"},
 }
 ADAPTERS_TAKE = {"runtimes.torch": {"networks"}}
 """What an adapter needs of layer 2: the network that it runs."""

@@ -64,8 +64,10 @@ def _told(path: Path, graph: _Graph) -> dict[str, object]:
     manifest = path.parent / "manifest.toml"
     if manifest.is_file():
         beside = tomllib.loads(manifest.read_text("utf-8"))
-        if path.name in beside.get("files", {path.name: path.name}).values():
+        if "files" not in beside:
             told |= beside
+        elif path.name in beside["files"].values():
+            told |= beside | {"name": f"{beside['name']}/{path.name}"}  # one of several of that model
     return told
 
 

@@ -45,7 +45,8 @@ class Gate(nn.Module):
 
     def forward(self, x: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return ``x`` with its second half steadied, and the state for the next frame."""
-        passing, now = x.chunk(2, 1)
+        half = self.gate.out_channels
+        passing, now = x.split([half, half], 1)
         before = torch.zeros_like(now) if before is None else before
         z = self.gate(torch.cat([now, before], 1)).sigmoid()
         held = now + z * (before - now)

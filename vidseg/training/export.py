@@ -1,400 +1,488 @@
-"""``python -m vidseg.training.export --weights X.pt --data DIR --out engines/unet-s``: from weights to a model folder.
-
-Writes ``weights.safetensors`` (as trained, fp32: the reference), ``model.onnx`` (fp32), ``model-int8.onnx``
-(calibrated on real pictures), ``manifest.toml``, ``validation.{md,json}`` and ``MODEL_CARD.md``.
-"""
+"""From weights to a model folder: ONNX files that agree with PyTorch on real pictures, manifest and model card."""
 
 from __future__ import annotations
 
-import argparse
-import copy
-import csv
 import datetime
 import hashlib
 import json
-import logging
+import os
+import shutil
 import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from fractions import Fraction
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-import onnx
-import safetensors.torch
 import torch
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
-from torch import Tensor, nn
+from torch import nn
 
-from vidseg.color import planes_from_rgb
-from vidseg.engine import Precision, list_runtimes, load_spec, open_engine
-from vidseg.frame import Color, Frame, Size
-from vidseg.runtimes.torch import TorchEngine, fuse
-from vidseg.segmenter import SCALES, Segmenter
-from vidseg.settling import settle
-from vidseg.training.data import Array, read_labelled, read_rooms
-from vidseg.unet import UNET_S_CHANNELS, UNet
+from vidseg.engine import ModelSpec, Precision, State, load_spec, open_engine
+from vidseg.errors import EngineError, OutputExistsError, SinkError, SourceError
+from vidseg.evaluation.cases import Rgb, labelled_files, read_rgb
+from vidseg.evaluation.judging import evaluate
+from vidseg.evaluation.presets import preset_sets, validation_rooms
+from vidseg.evaluation.report import Report
+from vidseg.frame import Size
+from vidseg.networks import Weights, read_weights, write_weights
+from vidseg.runtimes.torch import TorchEngine
+from vidseg.sinks.pictures import writing
+from vidseg.sources.pictures import SUFFIXES, list_pictures
+from vidseg.training.onnx_files import Feed, count_macs, write_int8, write_onnx
 
-log = logging.getLogger(__name__)
-
-OPSET = 17
 SIZES: tuple[Size, ...] = ((160, 256), (256, 160), (192, 224), (224, 192), (192, 192))
 MEAN = STD = 0.5
 CALIBRATION_PICTURES, CALIBRATION_SIZE = 120, (192, 224)
-CALIBRATION_PERCENTILE = 99.999
-"""Of 120 pictures at one size (the calibrator's histograms want it). IoU with fp32 on 60 validation pictures, an early
-checkpoint: minimum and maximum .992, 99.99 % .989, entropy .993, this .9945."""
+CLIP = 5
+"""Frames of a clip that is made of a still to try a recurrent network."""
+MOST_OFF: dict[Precision, float] = {"fp32": 2e-3, "fp16": 5e-2}
+"""Largest difference of alpha from PyTorch's in float32 that is rounding; more is a mistake of the export."""
+LEAST_IOU = 0.985
+"""Of int8 with float32; below, a warning is given."""
+FILES: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model-fp16.onnx", "int8": "model-int8.onnx"}
+SETS = ("webcam", "composites", "clips", "rooms", "labelled")
+BEGIN, END = "<!-- validation -->", "<!-- /validation -->"
 
 Planes = npt.NDArray[np.float32]
 
 
-def load_weights(path: Path) -> UNet:
-    """Read a finished ``weights.pt``, or the averaged weights of a running training's ``checkpoint.pt``."""
-    state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    if "average" in state:
-        average: dict[str, Tensor] = state["average"]  # type: ignore[assignment]
-        state = {key.removeprefix("module."): value for key, value in average.items() if key != "n_averaged"}
-    channels = [state["stem.0.weight"].shape[0]]
-    channels += [state[f"encoder.{level}.1.0.weight"].shape[0] for level in range(len(UNET_S_CHANNELS) - 1)]
-    net = UNet(channels, state["head.0.weight"].shape[0])
-    net.load_state_dict(state)
-    return net.eval()
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How far an ONNX file is from PyTorch in float32 on real pictures.
+
+    Attributes:
+        largest: Largest difference of alpha.
+        mean: Mean difference.
+        iou: Of the masks from 0.5 on, where somebody is.
+    """
+
+    largest: float
+    mean: float
+    iou: float
 
 
-def write_weights(net: UNet, path: Path) -> None:
-    """Write ``net`` as trained, its BatchNorms apart: training can go on from it."""
-    path.write_bytes(safetensors.torch.save({name: value.contiguous() for name, value in net.state_dict().items()}))
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was made.
+
+    Attributes:
+        spec: The model in its folder.
+        parameters: Of the network.
+        macs: Multiply-accumulates of its convolutions for a picture of the first size.
+        agreement: By precision.
+        report: Of the evaluation, if there was one.
+        warnings: One sentence each.
+    """
+
+    spec: ModelSpec
+    parameters: int
+    macs: int
+    agreement: dict[Precision, Agreement]
+    report: Report | None
+    warnings: tuple[str, ...]
 
 
-class _Alpha(nn.Module):
-    def __init__(self, net: UNet) -> None:
-        super().__init__()
-        self.net = net
+def export(
+    source: Path,
+    out: Path,
+    *,
+    name: str | None = None,
+    data: Path | None = None,
+    pictures: Path | None = None,
+    precisions: Sequence[Precision] | None = None,
+    sizes: Sequence[Size] = SIZES,
+    sets: Sequence[str] = SETS,
+    peers: Sequence[Path] = (),
+    overwrite: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> Exported:
+    """Make a model folder of weights. It stands under its name when all of it is there and agrees, or not at all.
 
-    def forward(self, src: Tensor) -> Tensor:
-        return self.net(src)[0].sigmoid()  # type: ignore[no-any-return]
+    A folder that is replaced gives its hand-written files to the new one.
+
+    Args:
+        source: Weights, a checkpoint, or a model folder with weights.
+        out: The folder to make.
+        name: Of the model; the folder's, if none.
+        data: Data set with ``labelled/`` and ``backgrounds/``: calibrates on its training part, compares and judges on
+            its validation part.
+        pictures: Folder of pictures to calibrate and compare with instead; every fourth one compares.
+        precisions: What is written besides the weights; by default all three, without int8 if there are no pictures.
+        sizes: What the manifest offers; the files take any height and width.
+        sets: Presets of ``data`` for the table in the model card; none leaves it out.
+        peers: Other models in that table.
+        overwrite: Whether ``out`` may be replaced.
+        say: Called with a line on what is being done.
+
+    Raises:
+        ValueError: There is nothing to calibrate int8 with, or a size that the network cannot take.
+        EngineError: The weights cannot be used, or a file does not agree with them.
+        SourceError: There are no pictures.
+        SinkError: ``out`` cannot be written.
+    """
+    real = data is not None or pictures is not None
+    wanted = tuple(precisions or ("fp32", "fp16", "int8") if real else precisions or ("fp32", "fp16"))
+    if "int8" in wanted and not real:
+        raise ValueError("int8 is calibrated on real pictures: give some, or leave it out")
+    out = Path(os.path.abspath(out))
+    _check_target(out, overwrite)
+    weights = read_weights(source)
+    net = weights.network()
+    if odd := [size for size in sizes if min(size) < 1 or size[0] % _multiple(net) or size[1] % _multiple(net)]:
+        raise ValueError(f"heights and widths must be multiples of {_multiple(net)}: {odd}")
+    teaching, trying = _pictures(data, pictures)
+    changed = source / "manifest.toml" if source.is_dir() else source
+    date = datetime.datetime.fromtimestamp(changed.stat().st_mtime, datetime.UTC).date().isoformat()
+    with writing(str(out)):
+        made = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        made.chmod(0o755)
+    try:
+        say("writing the weights and the ONNX files")
+        _write_files(made, weights, net, wanted, sizes, teaching)
+        macs, parameters = count_macs(net, sizes[0]), sum(part.numel() for part in net.parameters())
+        facts = {"date": date, "parameters": parameters, "macs": macs, **(weights.notes or {})}
+        _write_manifest(made, name or out.name, weights, net, wanted, sizes, facts)
+        spec = load_spec(made)
+        say("comparing them with PyTorch")
+        agreement = {precision: _compare(spec, precision, trying) for precision in wanted}
+        for precision, found in agreement.items():
+            if found.largest > MOST_OFF.get(precision, 1):
+                raise EngineError(
+                    f"{FILES[precision]} of {source} differs from PyTorch by {found.largest:.3f}: nothing was written; "
+                    "please report this with the versions that 'vidseg doctor' shows",
+                    path=str(source),
+                )
+        warnings = [
+            f"{precision} agrees with fp32 to an IoU of {found.iou:.3f} only: more or other pictures may help"
+            for precision, found in agreement.items()
+            if found.iou < LEAST_IOU
+        ]
+        report = None
+        if data is not None and sets:
+            say(f"judging it on {', '.join(sets)}")
+            both = [made, *([made / FILES["fp32"]] if {"fp32", "int8"} <= set(wanted) else [])]
+            report = evaluate(both, [s for preset in sets for s in preset_sets(preset, data)], peers=peers, worst=0)
+        _write_card(made, out, spec, net, facts, agreement, report, warnings)
+        _replace(out, made)
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+    return Exported(load_spec(out), parameters, macs, agreement, report, tuple(warnings))
 
 
-def write_onnx(net: UNet, path: Path) -> None:
-    """Write ``net`` with its sigmoid: ``src`` ``(N, 3, H, W)`` in, ``pha`` ``(N, 1, H, W)`` out, with N, H, W free."""
-    axes = {0: "N", 2: "H", 3: "W"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter that needs no further package is called deprecated
-        torch.onnx.export(
-            _Alpha(fuse(copy.deepcopy(net))).eval(),
-            (torch.zeros(1, 3, *SIZES[0]),),
-            str(path),
-            input_names=["src"],
-            output_names=["pha"],
-            dynamic_axes={"src": axes, "pha": axes},
-            opset_version=OPSET,
-            dynamo=False,
-        )
-    onnx.checker.check_model(onnx.load(path), full_check=True)
+def _multiple(net: nn.Module) -> int:
+    return int(net.multiple)  # type: ignore[arg-type]
 
 
-def normalised(rgb: Array) -> Planes:
+def _check_target(out: Path, overwrite: bool) -> None:
+    if not out.parent.is_dir():
+        raise SinkError(f"{out} cannot be made: the folder {out.parent} does not exist", url=str(out))
+    if not out.exists():
+        return
+    if not out.is_dir() or (any(out.iterdir()) and not (out / "manifest.toml").is_file()):
+        raise SinkError(f"{out} is there already and is no model: choose another name", url=str(out))
+    if any(out.iterdir()) and not overwrite:
+        raise OutputExistsError(f"{out} exists already: give --overwrite or another name", url=str(out))
+
+
+def _replace(out: Path, made: Path) -> None:
+    """Put ``made`` where ``out`` is, with the files of ``out`` that were not made by an export."""
+    with writing(str(out)):
+        if not out.exists():
+            made.rename(out)
+            return
+        old_files = set(load_spec(out).files.values()) if (out / "manifest.toml").is_file() else set()
+        for path in out.iterdir():
+            if path.name not in old_files and not (made / path.name).exists():
+                (shutil.copytree if path.is_dir() else shutil.copy2)(path, made / path.name)
+        old = made.with_name(f"{made.name}.old")
+        out.rename(old)
+        try:
+            made.rename(out)
+        except OSError:
+            old.rename(out)
+            raise
+        shutil.rmtree(old)
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------
+
+
+def _pictures(data: Path | None, pictures: Path | None) -> tuple[list[Path], list[Path]]:
+    """Return the files to calibrate with and those to compare with."""
+    if pictures is not None:
+        found = sorted(path for path in pictures.rglob("*") if path.suffix.lower() in SUFFIXES)
+        if not found:
+            raise SourceError(f"{pictures} holds no picture ({', '.join(sorted(SUFFIXES))})", url=str(pictures))
+        return [path for at, path in enumerate(found) if at % 4 or len(found) < 4], found[::4]
+    if data is not None:
+        held_back = set(validation_rooms(data))
+        rooms = [path for path in list_pictures(str(data / "backgrounds")) if path not in held_back]
+        people = [picture for _, picture, _, _ in labelled_files(data / "labelled", "train")]
+        people = [path for path in people if path.suffix.lower() != ".png"]  # cut-outs have no room
+        # One in eight is an empty room.
+        return _drawn(people, rooms), [picture for _, picture, _, _ in labelled_files(data / "labelled", "val")][::4]
+    return [], []
+
+
+def _drawn(people: list[Path], rooms: list[Path]) -> list[Path]:
+    rng = np.random.default_rng(7)
+    banks = (rooms if at % 8 == 7 and rooms else people for at in range(CALIBRATION_PICTURES))
+    return [bank[rng.integers(len(bank))] for bank in banks]
+
+
+def normalised(rgb: Rgb) -> Planes:
     """Return uint8 ``(h, w, 3)`` as the network's input ``(1, 3, h, w)``."""
     return ((rgb.astype(np.float32) / 255 - MEAN) / STD).transpose(2, 0, 1)[None].astype(np.float32)
 
 
-def calibration_pictures(data: Path, count: int, seed: int) -> Iterator[Array]:
-    """Yield training pictures: whole or cropped, lighter or darker; one in eight is an empty room."""
-    rng = np.random.default_rng(seed)
-    people = [
-        picture.rgb
-        for name, pictures in read_labelled(data, "train").items()
-        if name != "davidg"
-        for picture in pictures
-    ]
-    rooms = read_rooms(data, "train")
-    for index in range(count):
-        bank = rooms if index % 8 == 7 else people
-        rgb = bank[rng.integers(len(bank))]
-        height, width = CALIBRATION_SIZE
-        scale = rng.uniform(0.45, 1.0) * min(rgb.shape[0] / height, rgb.shape[1] / width)
-        h, w = int(height * scale), int(width * scale)
-        y, x = rng.integers(rgb.shape[0] - h + 1), rng.integers(rgb.shape[1] - w + 1)
-        small = cv2.resize(rgb[y : y + h, x : x + w], (width, height), interpolation=cv2.INTER_AREA)
-        yield np.clip(small * rng.uniform(0.5, 1.3), 0, 255).astype(np.uint8)
+def clip_of(rgb: Rgb, size: Size, frames: int, rng: np.random.Generator) -> list[Rgb]:
+    """Return ``frames`` parts of a picture, as a camera sees it that moves, lighter or darker, each of ``size``."""
+    height, width = rgb.shape[:2]
+    share = rng.uniform(0.5, 1.0 if frames == 1 else 0.95) * min(height / size[0], width / size[1])
+    h, w = max(int(size[0] * share), 1), max(int(size[1] * share), 1)
+    (y0, y1), (x0, x1) = rng.integers(height - h + 1, size=2), rng.integers(width - w + 1, size=2)
+    light, shown = rng.uniform(0.5, 1.3), []
+    for at in np.linspace(0, min(1, frames / 60), frames):  # two seconds from one end to the other
+        y, x = round(y0 + at * (y1 - y0)), round(x0 + at * (x1 - x0))
+        small = cv2.resize(rgb[y : y + h, x : x + w], size[::-1], interpolation=cv2.INTER_AREA)
+        shown.append(np.clip(small * light, 0, 255).astype(np.uint8))
+    return shown
 
 
-class _Calibration(CalibrationDataReader):  # type: ignore[misc]
-    def __init__(self, pictures: list[Array]) -> None:
-        self._pictures = iter(pictures)
+def calibration(net: nn.Module, files: Sequence[Path]) -> Iterator[Feed]:
+    """Yield what the network takes, for ``CALIBRATION_PICTURES`` of ``files``, by turns if there are fewer.
 
-    def get_next(self) -> dict[str, Planes] | None:
-        picture = next(self._pictures, None)
-        return None if picture is None else {"src": normalised(picture)}
-
-
-def write_int8(fp32: Path, path: Path, pictures: list[Array]) -> None:
-    """Quantise the ONNX file ``fp32``: 7-bit weights by channel, uint8 activations, as QDQ pairs.
-
-    The last convolution computes in int8 like all others, but its logits stay float: in eight bits a step of alpha
-    would be 3 % at a soft edge.
-
-    Args:
-        fp32: The network.
-        path: Where the quantised one goes.
-        pictures: What the ranges of the activations are measured on.
+    Every other picture of a recurrent network comes with the state after a clip.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        prepared = Path(folder) / "prepared.onnx"
-        quant_pre_process(str(fp32), str(prepared), skip_symbolic_shape=True)
-        quantize_static(
-            str(prepared),
-            str(path),
-            _Calibration(pictures),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["Conv", "Relu", "Resize", "Concat"],
-            per_channel=True,
-            # Seven bits of weight: CPUs without VNNI add two products in 16 bits, which eight overflow (IoU .96 there).
-            reduce_range=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.Percentile,
-            extra_options={"CalibPercentile": CALIBRATION_PERCENTILE},
-        )
-    model = onnx.load(path)
-    nodes = model.graph.node
-    makers = {name: node for node in nodes for name in node.output}
-    shuffle = next(node for node in nodes if node.op_type == "DepthToSpace")
-    dequantize = makers[shuffle.input[0]]
-    quantize = makers[dequantize.input[0]]
-    if (dequantize.op_type, quantize.op_type) == ("DequantizeLinear", "QuantizeLinear"):
-        shuffle.input[0] = quantize.input[0]
-        nodes.remove(dequantize)
-        nodes.remove(quantize)
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, path)
+    rng = np.random.default_rng(7)
+    states: Sequence[tuple[int, int]] = net.states  # type: ignore[assignment]
+    height, width = (edge // _multiple(net) * _multiple(net) for edge in CALIBRATION_SIZE)
+    for at in range(CALIBRATION_PICTURES):
+        clip = clip_of(read_rgb(files[at % len(files)]), (height, width), CLIP if states and at % 2 else 1, rng)
+        before = tuple(torch.zeros(1, channels, height // stride, width // stride) for channels, stride in states)
+        with torch.inference_mode():
+            for rgb in clip[:-1]:
+                _, before = net(torch.from_numpy(normalised(rgb)), before)
+        yield {"src": normalised(clip[-1])} | {f"r{n}i": part.numpy() for n, part in enumerate(before, 1)}
 
 
-def parity(folder: Path, pictures: list[Array]) -> dict[str, dict[str, float]]:
-    """Compare both ONNX files with PyTorch float32 on ``pictures``: alpha's largest and mean difference, and IoU."""
-    spec = load_spec(folder)
-    report = {}
-    precisions: tuple[Precision, ...] = ("fp32", "int8")
-    for precision in precisions:
-        largest, means, ious = 0.0, [], []
-        for size in spec.sizes:
-            shown = [cv2.resize(rgb, size[::-1], interpolation=cv2.INTER_AREA) for rgb in pictures]
-            src = np.concatenate([normalised(np.asarray(rgb, np.uint8)) for rgb in shown])
-            with closing(TorchEngine(spec, size, None, "fp32", device="cpu")) as engine:
-                reference, _ = engine.infer(src)
-            with closing(open_engine(spec, "onnxruntime", size, precision=precision)) as engine:
-                alpha, _ = engine.infer(src)
-            largest = max(largest, float(np.abs(alpha - reference).max()))
-            means.append(float(np.abs(alpha - reference).mean()))
-            ious += [_iou(a > 0.5, r > 0.5) for a, r in zip(alpha, reference, strict=True) if (r > 0.5).mean() > 0.01]
-        report[spec.files[f"onnx-{precision}"]] = {
-            "max": largest,
-            "mean": float(np.mean(means)),
-            "iou": float(np.mean(ious)),
-        }
-    return report
+def drawn(size: Size, rng: np.random.Generator) -> Rgb:
+    """Return a picture of soft coloured discs, for whoever gives no real ones."""
+    y, x = np.mgrid[: size[0], : size[1]]
+    image = np.tile(rng.uniform(30, 220, 3), (*size, 1))
+    for _ in range(4):
+        cy, cx, radius = rng.uniform(0, size[0]), rng.uniform(0, size[1]), rng.uniform(0.1, 0.4) * size[0]
+        disc = np.clip((radius - np.hypot(y - cy, x - cx)) / 6 + 0.5, 0, 1)[..., None]
+        image += disc * (rng.uniform(0, 255, 3) - image)
+    return image.round().astype(np.uint8)
 
 
-def _iou(mask: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> float:
-    return float((mask & truth).sum() / max((mask | truth).sum(), 1))
+# --- files ------------------------------------------------------------------------------------------------------
 
 
-def validate(
-    folder: Path, data: Path, runtime: str, precision: Precision, scales: Sequence[float] = (1.0,)
-) -> dict[str, dict[str, float]]:
-    """Return measures by set on whole validation pictures, through ``Segmenter`` and ``settle``, as a user gets them.
-
-    The alpha is resized to the picture; a pixel is a person from 0.5. What is carried is ignored. ``mad`` is the
-    mean absolute difference of alpha times 1000. The set ``rooms`` has nobody in it: ``seen`` is the share of rooms in
-    which more than half a percent of the pixels are taken for somebody.
-    """
-    report: dict[str, dict[str, float]] = {}
-    with closing(Segmenter(folder, runtime, precision=precision, scales=scales)) as segmenter:
-
-        def alpha_of(rgb: Array) -> npt.NDArray[np.float32]:
-            color = Color("bt709")
-            frame = Frame(planes_from_rgb(rgb, color), 0, Fraction(1, 30), color)
-            alpha = settle(segmenter([frame])[0].alpha)
-            return np.asarray(cv2.resize(alpha, rgb.shape[1::-1], interpolation=cv2.INTER_LINEAR), np.float32)
-
-        for name, pictures in read_labelled(data, "val").items():
-            rows = []
-            for picture in pictures:
-                known = np.ones(picture.alpha.shape, bool) if picture.ignore is None else picture.ignore < 128
-                pha = alpha_of(picture.rgb)[known]
-                true = picture.alpha[known].astype(np.float32) / 255
-                mask, truth = pha > 0.5, true > 0.5
-                hit = float((mask & truth).sum())
-                rows.append(
-                    {
-                        "iou": _iou(mask, truth),
-                        "precision": hit / max(float(mask.sum()), 1.0),
-                        "recall": hit / max(float(truth.sum()), 1.0),
-                        "accuracy": float((mask == truth).mean()),
-                        "mad": 1e3 * float(np.abs(pha - true).mean()),
-                    }
-                )
-            report[name] = {"pictures": len(rows)} | {
-                key: float(np.mean([row[key] for row in rows])) for key in rows[0]
-            }
-        rooms = [alpha_of(room) for room in read_rooms(data, "val")]
-        report["rooms"] = {
-            "pictures": len(rooms),
-            "mad": 1e3 * float(np.mean([pha.mean() for pha in rooms])),
-            "seen": float(np.mean([(pha > 0.5).mean() > 0.005 for pha in rooms])),
-        }
-    return report
-
-
-def write_manifest(folder: Path, name: str, net: UNet, trained: str, data: str) -> None:
-    """Write ``manifest.toml`` for the files that lie in ``folder``."""
-    files = {"onnx-fp32": "model.onnx", "onnx-int8": "model-int8.onnx", "weights": "weights.safetensors"}
-    sums = {file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in files.values()}
-    channels = [net.stem[0].out_channels] + [stage[1][0].out_channels for stage in net.encoder]  # type: ignore[index]
-    parameters = sum(parameter.numel() for parameter in net.parameters())
-    lines = [
-        "# Written by python -m vidseg.training.export; the fields are those of vidseg.engine.ModelSpec.",
-        f'name = "{name}"',
-        f'summary = "People: a U-Net of 3x3 convolutions, {parameters / 1e6:.1f} M parameters, made for int8 on CPUs"',
-        'licence = "Apache-2.0"',
-        f"mean = {[MEAN] * 3}",
-        f"std = {[STD] * 3}",
-        f"multiple = {net.multiple}",
-        f"sizes = {[list(size) for size in SIZES]}  # height, width",
-        "",
-        "[architecture]",
-        'kind = "unet"',
-        f"channels = {channels}",
-        f"head = {net.head[0].out_channels}",
-        "",
-        "[files]",
-        *(f'{role} = "{file}"' for role, file in files.items()),
-        "",
-        "[sha256]",
-        *(f'"{file}" = "{digest}"' for file, digest in sums.items()),
-        "",
-        "[training]",
-        f'date = "{trained}"',
-        f"parameters = {parameters}",
-        f'data = "{data}"',
-        "",
-    ]
-    (folder / "manifest.toml").write_text("\n".join(lines), "utf-8")
-
-
-def data_summary(data: Path) -> str:
-    """Return in one line what ``data`` holds for training."""
-    with open(data / "labelled" / "index.csv") as labelled, open(data / "pseudo" / "index.csv") as pseudo:
-        pictures = sum(row["split"] == "train" for row in csv.DictReader(labelled))
-        frames = sum(1 for _ in csv.DictReader(pseudo))
-    return (
-        f"{pictures} labelled pictures, {frames} pseudo-labelled frames, {len(read_rooms(data, 'train'))} empty rooms"
-    )
-
-
-def export(args: argparse.Namespace) -> None:
-    """Write the whole model folder and say what was lost on the way."""
-    out: Path = args.out
-    out.mkdir(parents=True, exist_ok=True)
-    net = load_weights(args.weights)
-    write_weights(net, out / "weights.safetensors")
-    macs = count_macs(net, SIZES[0])
-    write_onnx(net, out / "model.onnx")
-    pictures = list(calibration_pictures(args.data, CALIBRATION_PICTURES, seed=7))
-    write_int8(out / "model.onnx", out / "model-int8.onnx", pictures)
-    modified = datetime.datetime.fromtimestamp(args.weights.stat().st_mtime, datetime.UTC)
-    write_manifest(out, out.resolve().name, net, modified.date().isoformat(), data_summary(args.data))
-
-    people = [picture.rgb for pictures in read_labelled(args.data, "val").values() for picture in pictures][::4]
-    differences = parity(out, people)
-    int8 = "openvino" if {name: usable for name, usable, _ in list_runtimes()}["openvino"] else "onnxruntime"
-    measures = {
-        "PyTorch fp32": validate(out, args.data, "torch", "fp32"),
-        f"{int8} int8": validate(out, args.data, int8, "int8"),
-        f"{int8} int8, in three sizes, as stills are looked at": validate(out, args.data, int8, "int8", SCALES),
+def _write_files(
+    folder: Path,
+    weights: Weights,
+    net: nn.Module,
+    precisions: Sequence[Precision],
+    sizes: Sequence[Size],
+    teaching: Sequence[Path],
+) -> None:
+    write_weights(folder / "weights.safetensors", weights)
+    notes = {
+        "mean": [MEAN] * 3,
+        "std": [STD] * 3,
+        "multiple": _multiple(net),
+        "sizes": sizes,
+        "classes": weights.classes,
+        "states": net.states,
     }
-    report = {"parity": differences, "validation": measures, "macs": macs, "date": modified.date().isoformat()}
-    (out / "validation.json").write_text(json.dumps(report, indent=1) + "\n", "utf-8")
-    table = as_markdown(report)
-    (out / "validation.md").write_text(table, "utf-8")
-    refresh_card(out / "MODEL_CARD.md", table)
-    print(table)
-    fp32, quantised, _ = measures.values()
-    for name in fp32:
-        lost = 100 * (fp32[name].get("iou", 0) - quantised[name].get("iou", 0))
-        if lost > 0.5:
-            log.warning("int8 loses %.2f points of IoU on %s", lost, name)
+    fp32 = folder / FILES["fp32"]
+    write_onnx(net, fp32, weights.classes, notes)
+    if "fp16" in precisions:
+        write_onnx(net, folder / FILES["fp16"], weights.classes, notes, half=True)
+    if "int8" in precisions:
+        write_int8(fp32, folder / FILES["int8"], calibration(net, teaching))
+    if "fp32" not in precisions:
+        fp32.unlink()
 
 
-def count_macs(net: UNet, size: Size) -> int:
-    """Return the multiply-accumulates of all convolutions for one picture."""
-    counts = []
+def _write_manifest(
+    folder: Path,
+    name: str,
+    weights: Weights,
+    net: nn.Module,
+    precisions: Sequence[Precision],
+    sizes: Sequence[Size],
+    facts: dict[str, Any],
+) -> None:
+    files = {f"onnx-{precision}": FILES[precision] for precision in precisions} | {"weights": "weights.safetensors"}
+    sums = {file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in files.values()}
+    finds = f"{len(weights.classes)} classes" if weights.classes else "People"
+    kind = _KINDS.get(weights.architecture["kind"], "a network")
+    state = " that remembers" if net.states else ""
+    summary = f"{finds}: {kind}{state}, {facts['parameters'] / 1e6:.1f} M parameters"
+    head: dict[str, Any] = {
+        "name": name,
+        "summary": summary,
+        "licence": "Apache-2.0",
+        "mean": [MEAN] * 3,
+        "std": [STD] * 3,
+        "multiple": _multiple(net),
+        "sizes": sizes,
+    }
+    if weights.classes:
+        head["classes"] = weights.classes
+    if net.states:
+        head["states"] = net.states
+    lines = ["# Written by vidseg export; the fields are those of vidseg.engine.ModelSpec; sizes are height, width."]
+    lines += _toml(head)
+    for title, values in (
+        ("architecture", weights.architecture),
+        ("files", files),
+        ("sha256", sums),
+        ("training", facts),
+    ):
+        lines += ["", f"[{title}]", *_toml(values)]
+    (folder / "manifest.toml").write_text("\n".join([*lines, ""]), "utf-8")
 
-    def count(module: nn.Module, _: object, output: Tensor) -> None:
-        counts.append(output.numel() * module.weight[0].numel())  # type: ignore[index]
 
-    hooks = [m.register_forward_hook(count) for m in net.modules() if isinstance(m, nn.Conv2d)]
-    with torch.inference_mode():
-        net(torch.zeros(1, 3, *size))
-    for hook in hooks:
-        hook.remove()
-    return sum(counts)
+_KINDS = {"unet": "a U-Net of 3x3 convolutions", "fcn": "an FCN", "deeplabv3": "a DeepLabV3"}
 
 
-def as_markdown(report: dict[str, Any]) -> str:
-    """Return the tables of ``validation.md``."""
+def _toml(values: dict[str, Any]) -> list[str]:
+    """Return ``key = value`` lines; strings, numbers and lists of them look the same in TOML and JSON."""
+    plain = str.isidentifier
+    return [f"{key if plain(key) else json.dumps(key)} = {json.dumps(value)}" for key, value in values.items()]
+
+
+# --- comparing --------------------------------------------------------------------------------------------------
+
+
+def _compare(spec: ModelSpec, precision: Precision, files: Sequence[Path]) -> Agreement:
+    """Compare an ONNX file with PyTorch in float32, each with its own state, on clips if it has one."""
+    keep = ("person",) if "person" in spec.classes else spec.classes[-1:]
+    spec = spec.keeping(keep)
+    rng = np.random.default_rng(1)
+    largest, means, ious = 0.0, [], []
+    for size in spec.sizes:
+        shown: Iterable[Rgb] = (read_rgb(path) for path in files) if files else (drawn(size, rng) for _ in range(4))
+        with (
+            closing(TorchEngine(spec, size, None, "fp32", device="cpu")) as reference,
+            closing(open_engine(spec, "onnxruntime", size, precision=precision)) as engine,
+        ):
+            for rgb in shown:
+                before: tuple[State, State] = (), ()
+                for frame in clip_of(rgb, size, CLIP if spec.states else 1, rng):
+                    src = normalised(frame)
+                    truth, expected = reference.infer(src, before[0])
+                    alpha, after = engine.infer(src, before[1])
+                    before = expected, after
+                    off = np.abs(alpha - truth)
+                    largest = max(largest, float(off.max()))
+                    means.append(float(off.mean()))
+                mask, person = alpha > 0.5, truth > 0.5
+                if person.mean() > 0.01:
+                    ious.append(float((mask & person).sum() / (mask | person).sum()))
+    return Agreement(largest, float(np.mean(means)), float(np.mean(ious)) if ious else 1.0)
+
+
+# --- the card ---------------------------------------------------------------------------------------------------
+
+
+def _write_card(
+    folder: Path,
+    before: Path,
+    spec: ModelSpec,
+    net: nn.Module,
+    facts: dict[str, Any],
+    agreement: dict[Precision, Agreement],
+    report: Report | None,
+    warnings: list[str],
+) -> None:
+    """Write ``validation.json`` and ``MODEL_CARD.md``: the old card with its marked part anew, or a template."""
+    text = _marked_part(spec, facts, agreement, report)
+    values = {name: {"max": a.largest, "mean": a.mean, "iou": a.iou} for name, a in agreement.items()}
+    judged = report.as_dict() if report else None
+    (folder / "validation.json").write_text(
+        json.dumps({**facts, "parity": values, "validation": judged}, indent=1) + "\n", "utf-8"
+    )
+    card = before / "MODEL_CARD.md"
+    old = card.read_text("utf-8") if card.is_file() else _template(spec, net)
+    if old.count(BEGIN) != 1 or old.count(END) != 1 or old.index(END) < old.index(BEGIN):
+        warnings.append(f"{card} has not its marks {BEGIN} and {END}: it was left as it is")
+    else:
+        old = f"{old[: old.index(BEGIN)]}{BEGIN}\n{text}{old[old.index(END) :]}"
+    (folder / "MODEL_CARD.md").write_text(old, "utf-8")
+
+
+def _marked_part(
+    spec: ModelSpec, facts: dict[str, Any], agreement: dict[Precision, Agreement], report: Report | None
+) -> str:
+    height, width = spec.sizes[0]
     lines = [
-        f"Weights of {report['date']}. {report['macs'] / 1e6:.0f} million multiply-accumulates a picture at 256x160.",
-        "Whole validation pictures through `Segmenter` and `settle`, alpha resized to the picture; a person from 0.5;",
-        "what is carried is ignored; MAD is the mean absolute difference of alpha x 1000; none was trained on.",
+        f"Weights of {facts['date']}: {facts['parameters'] / 1e6:.2f} million parameters, {facts['macs'] / 1e6:.0f} "
+        f"million multiply-accumulates a picture at {width}x{height}.",
         "",
+        report.as_markdown() if report else "Not judged: give 'vidseg export' a data set.\n",
+        "| file against PyTorch fp32 | largest difference | mean | IoU |",
+        "|---|---|---|---|",
     ]
-    for name, sets in report["validation"].items():
-        lines += [f"| {name} | pictures | IoU | precision | recall | accuracy | MAD |", "|---|---|---|---|---|---|---|"]
-        for title, row in sets.items():
-            if title != "rooms":
-                cells = [f"{row[key]:.3f}" for key in ("iou", "precision", "recall", "accuracy")]
-                lines.append(f"| {title} | {row['pictures']:.0f} | {' | '.join(cells)} | {row['mad']:.1f} |")
-        rooms = sets["rooms"]
-        lines += [
+    for precision, found in agreement.items():
+        lines.append(f"| {FILES[precision]} | {found.largest:.4f} | {found.mean:.5f} | {found.iou:.4f} |")
+    return "\n".join([*lines, ""])
+
+
+def _template(spec: ModelSpec, net: nn.Module) -> str:
+    sizes = ", ".join(f"{width}x{height}" for height, width in spec.sizes)
+    shape = ", ".join(f"{channels} channels at 1/{stride}" for channels, stride in spec.states)
+    answer = f"`classes`, float32 (N, {len(spec.classes)}, H, W): {', '.join(spec.classes)}" if spec.classes else ""
+    names = {"weights": "float32, as trained", "onnx-fp32": "float32", "onnx-fp16": "float16 but for the ends"}
+    names["onnx-int8"] = "8 bits (QDQ): activations uint8 by tensor, weights 7-bit by channel, logits and states float"
+    return "\n".join(
+        [
+            f"# {spec.name}",
             "",
-            f"Empty rooms in which it sees somebody (over 0.5 % of the pixels): {100 * rooms['seen']:.1f} % "
-            f"of {rooms['pictures']:.0f}, MAD {rooms['mad']:.1f}.",
+            f"{spec.summary}.",
+            "",
+            "## Network",
+            "",
+            "| | |",
+            "|---|---|",
+            f"| architecture | `{json.dumps(spec.architecture)}` |",
+            f"| input | `src`, float32 (N, 3, H, W), R'G'B' in -1 to 1; H and W multiples of {spec.multiple} |",
+            f"| output | {answer or '`pha`, float32 (N, 1, H, W), 0 to 1; 1 is a person'} |",
+            f"| sizes | {sizes} (width x height) |",
+            f"| state | {shape or 'none'} |",
+            "",
+            "| file | what |",
+            "|---|---|",
+            *(f"| `{file}` | {names[role]} |" for role, file in spec.files.items()),
+            "",
+            "## How well it does",
+            "",
+            BEGIN,
+            END,
+            "",
+            "## What it is bad at",
+            "",
+            "Not written yet: look at the worst cases that `vidseg eval --sheet` draws.",
+            "",
+            "## Data",
+            "",
+            "Not written yet: every set with where it comes from, how much of it, and its licence.",
+            "",
+            "## Training",
+            "",
+            "Not written yet: the one command that trains it again.",
+            "",
+            "## Licence",
+            "",
+            f"The weights and this card: {spec.licence}.",
             "",
         ]
-    lines += ["| file against PyTorch fp32 | largest difference | mean | IoU |", "|---|---|---|---|"]
-    for name, row in report["parity"].items():
-        lines.append(f"| {name} | {row['max']:.4f} | {row['mean']:.5f} | {row['iou']:.4f} |")
-    return "\n".join(lines) + "\n"
-
-
-def refresh_card(card: Path, table: str) -> None:
-    """Put ``table`` between the marks of the model card; the rest of it is written by hand."""
-    begin, end = "<!-- validation -->", "<!-- /validation -->"
-    text = card.read_text("utf-8") if card.exists() else f"# Model card\n\n{begin}\n{end}\n"
-    if begin not in text or end not in text:
-        log.warning("%s has no marks for the validation table: it was left as it is", card)
-        return
-    before, after = text.split(begin)[0], text.split(end)[1]
-    card.write_text(f"{before}{begin}\n{table}{end}{after}", "utf-8")
-
-
-def main() -> None:
-    """Parse the command line and export."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    parser = argparse.ArgumentParser(prog="python -m vidseg.training.export", description=__doc__)
-    parser.add_argument(
-        "--weights", type=Path, required=True, help="weights.pt, or the checkpoint.pt of a running training"
     )
-    parser.add_argument("--data", type=Path, required=True, help="folder with labelled/, pseudo/ and backgrounds/")
-    parser.add_argument("--out", type=Path, default=Path("engines/unet-s"))
-    export(parser.parse_args())
-
-
-if __name__ == "__main__":
-    main()
