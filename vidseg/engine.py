@@ -366,7 +366,7 @@ def _opened(row: _Runtime, spec: ModelSpec, size: Size, threads: int | None, pre
     if spec.wiring.activation is None:
         everything = replace(spec, kept=tuple(range(len(spec.classes))))
         with closing(adapter.open(everything, size, threads, precision)) as engine:
-            answer, _ = engine.infer(_anything(size))
+            answer, _ = engine.infer(_anything(spec, size))
         # The probabilities of all classes are 1 together, an alpha is something between 0 and 1.
         done = answer.min() > (0.99 if spec.classes else -0.01) and answer.max() < 1.01
         activation: Literal["sigmoid", "softmax"] = "softmax" if spec.classes else "sigmoid"
@@ -393,13 +393,13 @@ def _opened(row: _Runtime, spec: ModelSpec, size: Size, threads: int | None, pre
     return engine
 
 
-def _anything(size: Size) -> npt.NDArray[np.float32]:
-    """Return pictures ``(3, 3, h, w)`` that make a network say something: noise, a bright room, and half of each."""
-    rng = np.random.default_rng(0)
-    src = rng.uniform(-1, 1, (3, 3, *size)).astype(np.float32)
-    src[1] = 0.8
-    src[2, :, :, : size[1] // 2] = 0.1
-    return src
+def _anything(spec: ModelSpec, size: Size) -> npt.NDArray[np.float32]:
+    """Return pictures ``(3, 3, h, w)`` that make a network say something: noise, a wall, light beside dark."""
+    rgb = np.random.default_rng(0).random((3, 3, *size), np.float32)
+    rgb[1] = 0.9
+    rgb[2, :, :, : size[1] // 2] = 0.1
+    mean, std = (np.array(values, np.float32).reshape(3, 1, 1) for values in (spec.mean, spec.std))
+    return np.asarray((rgb - mean) / std, np.float32)
 
 
 def list_runtimes() -> list[tuple[str, bool, str]]:

@@ -115,7 +115,7 @@ def _spec(path: Path, graph: _Graph, told: dict[str, object], sha256: str) -> Mo
         resizable=not height,
         wiring=Wiring(
             src=src,
-            answer=_answer(graph, states, len(classes)),
+            answer=_answer(graph, len(classes), channels_last),
             channels_last=channels_last,
             ratio=ratio,
             activation=None,
@@ -123,15 +123,19 @@ def _spec(path: Path, graph: _Graph, told: dict[str, object], sha256: str) -> Mo
     )
 
 
-def _answer(graph: _Graph, states: int, classes: int) -> str:
+def _answer(graph: _Graph, classes: int, channels_last: bool) -> str:
     """Return the name of the output that is the alpha or the classes."""
     outputs = {name: tensor for name, tensor in graph.outputs.items() if not re.fullmatch(r"r\d+o", name)}
     channels = classes or 1
     fit = []
     for name, tensor in outputs.items():
-        ends = tensor.shape[1::2] if len(tensor.shape) == 4 else ()
-        free = any(not isinstance(extent, int) for extent in ends)
-        if tensor.kind == _FLOAT and (channels in ends or free or (len(tensor.shape) == 3 and not classes)):
+        shape = tensor.shape
+        if len(shape) == 4:
+            known = shape[3 if channels_last else 1]
+            right = known == channels or isinstance(known, str) or (channels == 1 and 1 in shape[1::2])
+        else:
+            right = len(shape) == 3 and channels == 1
+        if right and tensor.kind == _FLOAT:
             fit.append(name)
     named = [name for name in fit if name.lower() in _ALPHA_NAMES]
     if not fit or len(named) > 1:
