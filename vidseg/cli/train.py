@@ -65,10 +65,10 @@ class Strength(enum.StrEnum):
 
 def train(
     data: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
             "--data",
-            metavar="DIR",
+            metavar="[LAYOUT:]DIR",
             help="Pictures with masks or alphas, clips, rooms; see docs/training-data.md. Can be given several times.",
             rich_help_panel=_RUN,
         ),
