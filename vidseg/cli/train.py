@@ -250,7 +250,7 @@ def train(
                     validation=held_back or None,
                     init=_weights(init),
                     resume=resume,
-                    workers=(1 if threads == 1 else min(4, os.cpu_count() or 1)) if workers is None else workers,
+                    workers=max(1, min(16, (os.cpu_count() or 1) // 2)) if workers is None else workers,
                     threads=threads,
                     device=device,
                     note=console.note,

@@ -179,10 +179,15 @@ class Trainer:
             device = [self.ranks.device.index] if self.ranks.device.type == "cuda" else None
             self.unrolled = DistributedDataParallel(self.unrolled, device_ids=device)
 
-    def _averaged(self, averages: list[Tensor], values: list[Tensor], _: Tensor) -> None:
+    def _averaged(
+        self,
+        averages: tuple[Tensor, ...] | list[Tensor],
+        values: tuple[Tensor, ...] | list[Tensor],
+        count: Tensor | int,
+    ) -> None:
         # Early weights are soon forgotten; without that a short run would end near its random start.
         share = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
-        swa_utils.get_ema_multi_avg_fn(share)(averages, values, _)  # type: ignore[arg-type]
+        swa_utils.get_ema_multi_avg_fn(share)(averages, values, count)  # type: ignore[arg-type]
 
     @property
     def lost_patience(self) -> bool:
@@ -320,7 +325,9 @@ def train(
         if ranks.first:
             try:
                 out.mkdir(parents=True, exist_ok=True)
-                (out / "recipe.toml").write_text(as_toml(recipe), "utf-8")
+                unfinished = out / "recipe.toml.tmp"
+                unfinished.write_text(as_toml(recipe), "utf-8")
+                unfinished.replace(out / "recipe.toml")
             except OSError as error:
                 raise SinkError(f"{out} cannot be written to: {error.strerror}", url=str(out)) from error
             logs = Logs(out, trainer.step, note)
