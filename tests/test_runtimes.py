@@ -70,6 +70,123 @@ def test_equals_the_reference(runtime, precision, size):
     assert difference.mean() <= mean
 
 
+STATES, CLASSES = ((16, 32), (12, 16)), ("room", "person", "chair")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Two small networks with random weights as model folders: a recurrent one, and one that knows classes."""
+    torch = pytest.importorskip("torch", reason="the reference is PyTorch, which is not installed")
+    pytest.importorskip("onnx", reason="onnx, which makes the files, is not installed")
+    pytest.importorskip("onnxruntime", reason="onnxruntime, which makes the files, is not installed")
+    from vidseg.networks import Weights, build, write_weights
+    from vidseg.training import export
+
+    home = tmp_path_factory.mktemp("made")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(5)
+    for name, outputs, gates, classes in (("recurrent", 1, 2, ()), ("classes", 3, 0, CLASSES)):
+        architecture = {"kind": "unet", "channels": [8, 12, 16, 24, 32], "head": 8, "outputs": outputs, "gates": gates}
+        net = build(architecture).train()
+        for module in net.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = None  # the statistics are those of what is seen now: nothing fades on its way
+        for _ in range(3):
+            net(torch.from_numpy(pictures(2, (64, 96))))
+        for gate in net.gates:
+            torch.nn.init.normal_(gate.gate.weight, 0, 0.1)
+            torch.nn.init.zeros_(gate.gate.bias)
+        write_weights(home / f"{name}.safetensors", Weights(architecture, net.eval().state_dict(), classes))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(export, "CALIBRATION_PICTURES", 6)
+            patch.setattr(export, "CALIBRATION_SIZE", (64, 96))
+            patch.setattr(export, "_pictures", lambda *_: (list(range(6)), []))
+            patch.setattr(export, "read_rgb", lambda seed: export.drawn((64, 96), np.random.default_rng(seed)))
+            kinds, sizes = ("fp32", "int8"), ((64, 96), (96, 64))
+            export.export(home / f"{name}.safetensors", home / name, pictures=home, precisions=kinds, sizes=sizes)
+    torch.set_num_threads(threads)
+    return home
+
+
+@ENGINES
+class TestStateAndClasses:
+    """The same contract for networks that remember, and for those that tell classes apart."""
+
+    def reference(self, folder, keep=()):
+        from vidseg.runtimes.torch import TorchEngine
+
+        return TorchEngine(load_spec(folder).keeping(keep), (64, 96), 1, "fp32", device="cpu")
+
+    def engine(self, folder, runtime, precision, keep=()):
+        reasons = {name: detail for name, usable, detail in list_runtimes() if not usable}
+        if runtime in reasons:
+            pytest.skip(reasons[runtime])
+        return open_engine(folder, runtime, precision=precision, threads=2, keep=keep)
+
+    def test_the_state_is_carried_on(self, made, runtime, precision):
+        engine, reference = self.engine(made / "recurrent", runtime, precision), self.reference(made / "recurrent")
+        largest, mean = TOLERANCE[runtime, precision]
+        state, expected = (), ()
+        for number in range(5):
+            src = pictures(2, (64, 96), number)
+            alpha, state = engine.infer(src, state)
+            truth, expected = reference.infer(src, expected)
+            difference = np.abs(alpha - truth)
+            assert difference.max() <= largest
+            assert difference.mean() <= mean
+            assert [part.shape for part in state] == [(2, c, 64 // s, 96 // s) for c, s in STATES]
+            for part, true in zip(state, expected, strict=True):
+                assert part.dtype == np.float32
+                assert np.abs(part - true).mean() <= max(10 * mean, 1e-4) * max(1, np.abs(true).mean())
+        without, _ = engine.infer(src)
+        assert np.abs(without - alpha).max() > 1e-3  # it does make a difference
+
+    def test_streams_do_not_mix(self, made, runtime, precision):
+        engine = self.engine(made / "recurrent", runtime, precision)
+        first, second = pictures(3, (64, 96), 1), pictures(3, (64, 96), 2)
+        _, state = engine.infer(first)
+        kept = [part.copy() for part in state]
+        together, _ = engine.infer(second, state)
+        for number in range(3):
+            _, alone = engine.infer(first[number : number + 1])
+            alpha, _ = engine.infer(second[number : number + 1], alone)
+            np.testing.assert_allclose(together[number], alpha[0], atol=0.02 if precision == "bf16" else 1e-4)
+        for part, before in zip(state, kept, strict=True):  # the caller's own
+            np.testing.assert_array_equal(part, before)
+
+    def test_a_state_of_something_else_is_refused(self, made, runtime, precision):
+        engine = self.engine(made / "recurrent", runtime, precision)
+        _, state = engine.infer(pictures(2, (64, 96)))
+        with pytest.raises(ValueError, match="takes 2 states of 1 pictures"):
+            engine.infer(pictures(1, (64, 96)), state)
+        with pytest.raises(ValueError, match="takes 2 states of 2 pictures"):
+            engine.infer(pictures(2, (64, 96)), state[:1])
+
+    @pytest.mark.parametrize("keep", [("person",), ("room", "chair"), CLASSES])
+    def test_kept_classes_are_added_up(self, made, runtime, precision, keep):
+        engine = self.engine(made / "classes", runtime, precision, keep)
+        src = pictures(2, (64, 96))
+        alpha, state = engine.infer(src)
+        assert state == ()
+        truth, _ = self.reference(made / "classes", keep).infer(src)
+        largest, mean = TOLERANCE[runtime, precision]
+        assert np.abs(alpha - truth).max() <= largest
+        assert np.abs(alpha - truth).mean() <= 2 * mean  # a network that is never sure: no error falls on 0 or 1
+        if keep == CLASSES:
+            np.testing.assert_allclose(alpha, 1, atol=0.01)
+
+    def test_a_person_is_kept_unless_told_otherwise(self, made, runtime, precision):
+        engine = self.engine(made / "classes", runtime, precision)
+        assert engine.spec.kept == (1,)
+
+    def test_what_cannot_be_kept(self, made, runtime, precision):
+        with pytest.raises(ValueError, match="does not know cat, dog: choose of room, person, chair"):
+            self.engine(made / "classes", runtime, precision, ("cat", "chair", "dog"))
+        with pytest.raises(ValueError, match="has no classes to choose from"):
+            self.engine(made / "recurrent", runtime, precision, ("person",))
+
+
 @ENGINES
 class TestEngine:
     def test_output(self, runtime, precision):

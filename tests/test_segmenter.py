@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from vidseg.color import planes_from_rgb
+from vidseg.cuts import is_cut
 from vidseg.errors import EngineError
 from vidseg.frame import RGB, Color, Frame
 from vidseg.segmenter import Segmenter
-from vidseg.testing import ConstantEngine
+from vidseg.sources import open_source
+from vidseg.testing import ConstantEngine, CountingEngine
+
+CLIPS = Path(__file__).parent.parent.parent / "shared" / "data" / "clips"
 
 
 class Recorder(ConstantEngine):
@@ -164,6 +169,99 @@ class TestMatte:
     def test_a_crooked_rotation(self):
         with pytest.raises(ValueError, match="rotation = 45"):
             Segmenter(rotation=45)
+
+
+class TestMemory:
+    """The state of a recurrent network: the fake's alpha is one over the number of frames since it began."""
+
+    def counts(self, segmenter, frames, together=False):
+        mattes = segmenter(frames) if together else [segmenter([frame])[0] for frame in frames]
+        return [round(1 / float(matte.alpha.mean())) for matte in mattes]
+
+    def clip(self, count=4, rgb=None, start=0, size=(90, 160)):
+        shown = gradient(size) if rgb is None else rgb
+        color = Color()
+        return [Frame(planes_from_rgb(shown, color), start + i, Fraction(1, 30), color) for i in range(count)]
+
+    @pytest.mark.parametrize("together", [False, True])
+    def test_frames_of_a_stream_follow_one_another(self, together):
+        segmenter = Segmenter(engine=CountingEngine())
+        assert segmenter.batch == 1
+        assert self.counts(segmenter, self.clip(), together) == [1, 2, 3, 4]
+        assert self.counts(segmenter, self.clip(2, start=4), together) == [5, 6]
+
+    def test_unrelated_pictures_are_seen_alone(self):
+        segmenter = Segmenter(engine=CountingEngine(), stream=False)
+        assert segmenter.batch == 2
+        assert self.counts(segmenter, self.clip(), together=True) == [1, 1, 1, 1]
+        assert self.counts(segmenter, self.clip()) == [1, 1, 1, 1]
+
+    def test_reset(self):
+        segmenter = Segmenter(engine=CountingEngine())
+        self.counts(segmenter, self.clip())
+        segmenter.reset()
+        assert self.counts(segmenter, self.clip(2, start=4)) == [1, 2]
+
+    def test_another_size(self):
+        segmenter = Segmenter(engine=CountingEngine())
+        self.counts(segmenter, self.clip())
+        assert self.counts(segmenter, self.clip(2, start=4, size=(180, 320))) == [1, 2]
+
+    def test_back_in_time(self):
+        segmenter = Segmenter(engine=CountingEngine())
+        self.counts(segmenter, self.clip(start=9))
+        assert self.counts(segmenter, self.clip(2)) == [1, 2]
+
+    def test_a_failure_leaves_no_state_behind(self):
+        engine = CountingEngine()
+        segmenter = Segmenter(engine=engine)
+        self.counts(segmenter, self.clip())
+        infer = engine.infer
+        engine.infer = lambda src, state=(): (infer(src, state)[0], (np.full((1, 1, 1, 2), np.nan, np.float32),))
+        with pytest.raises(EngineError, match="no frame was shown"):
+            segmenter(self.clip(1, start=4))
+        engine.infer = infer
+        assert self.counts(segmenter, self.clip(2, start=5)) == [1, 2]
+
+    def test_a_cut(self):
+        segmenter = Segmenter(engine=CountingEngine())
+        shots = self.clip(3) + self.clip(3, 255 - gradient(), 3)
+        assert self.counts(segmenter, shots) == [1, 2, 3, 1, 2, 3]
+
+    def test_no_cut(self):
+        """Neither a lamp that is switched on, nor noise, nor a person who comes in, nor a slow pan."""
+        rng = np.random.default_rng(0)
+        room = gradient((90, 320))
+        room[20:60, 40:90] = 30
+        room[50:80, 150:210] = 220
+        base = room[:, 80:240]
+        lit = np.clip(base * 1.3 + 20, 0, 255).astype(np.uint8)
+        noisy = np.clip(base + rng.normal(0, 12, base.shape), 0, 255).astype(np.uint8)
+        person = base.copy()
+        person[30:, 60:100] = 110
+        panned = room[:, 84:244]
+        segmenter = Segmenter(engine=CountingEngine())
+        shown = [base, lit, base, noisy, base, person, base, panned]
+        frames = [self.clip(1, np.ascontiguousarray(rgb), i)[0] for i, rgb in enumerate(shown)]
+        assert self.counts(segmenter, frames) == [1, 2, 3, 4, 5, 6, 7, 8]
+
+    def test_pictures_without_anything_in_them_are_one_scene(self):
+        segmenter = Segmenter(engine=CountingEngine())
+        rng = np.random.default_rng(0)
+        dark = [np.clip(rng.normal(18, 2, (90, 160, 3)), 0, 255).astype(np.uint8) for _ in range(3)]
+        frames = [self.clip(1, rgb, i)[0] for i, rgb in enumerate(dark)]
+        assert self.counts(segmenter, frames) == [1, 2, 3]
+        assert self.counts(segmenter, self.clip(1, start=3)) == [1]
+
+    @pytest.mark.skipif(not CLIPS.is_dir(), reason="needs the clips in ../shared/data")
+    def test_real_cuts(self):
+        """From one clip to another is a cut; within a clip, with people who move and enter, there is none."""
+        segmenter = Segmenter(engine=CountingEngine(size=(160, 256)))
+        for name in ("webcam-hands-1280x720.mp4", "empty-room-then-person-768x432.mp4", "office-signs-640x480.mkv"):
+            with open_source(str(CLIPS / name)) as source:
+                frames = [frame for frame, _ in zip(source, range(60), strict=False)]
+            assert self.counts(segmenter, frames) == list(range(1, len(frames) + 1))
+        assert is_cut(np.zeros((10, 16), np.uint8), np.zeros((16, 10), np.uint8))
 
 
 class TestFailsClosed:
