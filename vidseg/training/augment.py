@@ -120,14 +120,9 @@ def warp(
     else:
         y, x = np.indices(size, np.float32)
         places = np.dstack([x, y]) + bend
-        out = cv2.remap(
-            image,
-            cv2.transform(places, matrix.astype(np.float32)),
-            None,
-            flags,
-            borderMode=border,
-            borderValue=(fill,) * 3,
-        )
+        maps = np.asarray(cv2.transform(places, matrix.astype(np.float32)), np.float32)
+        x_map, y_map = np.ascontiguousarray(maps[..., 0]), np.ascontiguousarray(maps[..., 1])
+        out = cv2.remap(image, x_map, y_map, flags, borderMode=border, borderValue=(fill,) * 3)
     return np.asarray(out, np.uint8)
 
 
@@ -162,7 +157,7 @@ def as_image(frames: Array, like: Tensor) -> Tensor:
     return tv_tensors.wrap(tensor, like=like) if isinstance(like, tv_tensors.TVTensor) else tensor
 
 
-class PixelTransform(v2.Transform):
+class PixelTransform(v2.Transform):  # type: ignore[misc]
     """Changes pictures and leaves masks alone. A kind overrides ``draw`` and ``apply``.
 
     Args:
@@ -170,7 +165,7 @@ class PixelTransform(v2.Transform):
         generator: Where random numbers come from; by default PyTorch's, as in torchvision.
     """
 
-    _transformed_types = (tv_tensors.Image, tv_tensors.Video, is_pure_tensor)
+    _transformed_types: tuple[Any, ...] = (tv_tensors.Image, tv_tensors.Video, is_pure_tensor)
 
     def __init__(self, p: float = 1.0, generator: Rng | None = None) -> None:
         super().__init__()
@@ -252,10 +247,10 @@ class Light(PixelTransform):
 
     def apply(self, frames: Array, drawn: Lighting, rng: Rng) -> Array:
         count, height, width, _ = frames.shape
-        light = cv2.transform(cv2.LUT(frames.reshape(count * height, width, 3), drawn.curve), drawn.mixture)
+        curved = cv2.LUT(frames.reshape(count * height, width, 3), drawn.curve)
+        light = np.asarray(cv2.transform(curved, drawn.mixture), np.float32)
         if drawn.falloff is not None:
-            light = light.reshape(frames.shape)
-            light *= drawn.falloff[..., None]
+            light = light.reshape(frames.shape) * drawn.falloff[..., None]
         return rounded(light).reshape(frames.shape)
 
 
@@ -270,7 +265,7 @@ class Blur(PixelTransform):
         start, end = ((int(x), int(y)) for x, y in rng.integers(0, length, (2, 2)))
         cv2.line(kernel, start, end, (1.0,))
         kernel[length // 2, length // 2] = 1.0
-        return kernel / kernel.sum()
+        return np.asarray(kernel / kernel.sum(), np.float32)
 
     def apply(self, frames: Array, drawn: Floats | float, rng: Rng) -> Array:
         if isinstance(drawn, float):
@@ -325,7 +320,7 @@ class Jpeg(PixelTransform):
         out = np.empty_like(frames)
         for index, frame in enumerate(frames):
             _, data = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, drawn])
-            out[index] = cv2.imdecode(data, cv2.IMREAD_COLOR)
+            out[index] = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
         return out
 
 
@@ -475,7 +470,7 @@ def draw_thing(rng: Rng) -> Array:
     return np.dstack([rgb, alpha])
 
 
-class Framing(v2.Transform):
+class Framing(v2.Transform):  # type: ignore[misc]
     """Crop to what a webcam shows, with flip, rotation and scale; the first mask says where the person is.
 
     Args:

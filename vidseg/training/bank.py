@@ -39,9 +39,10 @@ class Bank:
         split: ``train``, ``val``, ``test``, or "" for everything.
         shares: See ``SHARES``.
         progress: Called after each picture that was read.
+        problems: Takes a sentence for each picture that cannot be read; without it the first is raised.
 
     Raises:
-        SourceError: A picture cannot be read, there is nobody in any, or nothing to put people before.
+        SourceError: A picture cannot be read (see ``problems``), nobody is in any, or there is no background.
         ValueError: Data sets of classes are mixed with others.
     """
 
@@ -51,6 +52,7 @@ class Bank:
         split: str = "train",
         shares: Mapping[str, float] = SHARES,
         progress: Callable[[], object] = lambda: None,
+        problems: list[str] | None = None,
     ) -> None:
         datasets = list(datasets)
         self.rooms: list[Array] = []
@@ -63,7 +65,7 @@ class Bank:
         self.classes = people[0].classes if people else ()
         sets: dict[tuple[str, bool], dict[str, list[Clip]]] = {}
         for dataset in datasets:
-            for entry, clips in dataset.read(split, progress=progress):
+            for entry, clips in dataset.read(split, problems, progress=progress):
                 if entry.kind in ("person", "cutout"):
                     persons = sets.setdefault((entry.set, entry.kind == "person"), {})
                     persons.setdefault(entry.person, []).extend(clips)

@@ -62,7 +62,7 @@ def _backdrop(rng: Rng, bank: Bank, size: Size, frames: int, policy: Policy, cam
     if bank.objects and rng.random() < policy.objects:
         thing = bank.objects[rng.integers(len(bank.objects))]
         object_ = placed(rng, thing, room.shape[:2], rng.uniform(0.2, 0.7))
-        room = lay(room[None], object_.rgb[None], object_.alpha[None] / np.float32(255))[0]
+        room = lay(room[None], object_.rgb[None], (object_.alpha[None] / 255).astype(np.float32))[0]
     window = choose_window(rng, np.zeros(room.shape[:2], np.uint8), size, confine=True, webcam=policy.webcam)
     base = window_matrix(rng, window, size, policy.rotation)
     return np.stack([warp(room, matrix, size) for matrix in _steps(base, camera)])
@@ -168,23 +168,24 @@ def clean_rim(rgb: Array, alpha: Floats) -> Array:
         rgb: ``(h, w, 3)``.
         alpha: ``(h, w)`` in [0, 1].
     """
-    front, back = ((alpha > 0.95).astype(np.uint8), (alpha < 0.05).astype(np.uint8))
-    rim = np.nonzero(front + back == 0)
+    front, back = (alpha > 0.95).astype(np.uint8), (alpha < 0.05).astype(np.uint8)
+    # One pixel more than the rim, as alpha is smoothed afterwards.
+    rim = np.nonzero((np.asarray(cv2.erode(back, np.ones((3, 3), np.uint8))) == 0) & (front == 0))
+    side = round(0.14 * max(alpha.shape)) | 1
+
+    def around(inside: Array) -> tuple[Floats, Floats]:
+        """Return of what is ``inside`` the mean colour near each place of the rim, and how much there is of it."""
+        total = cv2.boxFilter(cv2.copyTo(rgb, inside), cv2.CV_32F, (side, side), normalize=False)
+        count = np.asarray(cv2.boxFilter(inside, cv2.CV_32F, (side, side), normalize=False), np.float32)[rim]
+        return np.asarray(total[rim] / np.maximum(count, 1)[:, None], np.float32), count[:, None]
+
     if not len(rim[0]) or not front.any():
         return rgb
-    side = max(3, round(0.04 * max(alpha.shape)) | 1)
-
-    def mean(inside: Array) -> Floats:
-        """Return the mean colour around each place of the rim of what is ``inside``."""
-        total = cv2.boxFilter(cv2.copyTo(rgb, inside), cv2.CV_32F, (side, side), normalize=False)
-        count = cv2.boxFilter(inside, cv2.CV_32F, (side, side), normalize=False)
-        return np.asarray(total[rim] / np.maximum(count[rim], 1)[:, None], np.float32)
-
     share, colours = alpha[rim][:, None], rgb[rim].astype(np.float32)
-    near, behind = mean(front), mean(back)
-    near = near + share * (colours - share * near - (1 - share) * behind)
+    (own, enough), (behind, any_behind) = around(front), around(back)
+    own += share * (colours - share * own - (1 - share) * behind) * (any_behind > 0)
     clean = rgb.copy()
-    clean[rim] = np.clip(near + np.float32(0.5), 0, 255).astype(np.uint8)
+    clean[rim] = np.where(enough > 0, np.clip(own + np.float32(0.5), 0, 255), colours).astype(np.uint8)
     return clean
 
 
@@ -210,9 +211,9 @@ def match_light(person: Array, alpha: Floats, room: Array, share: float) -> Arra
     shift = np.clip(wanted[0] - mean, -45, 45) * share * _FOLLOWS[0]
     gain = np.clip(wanted[1] / (spread + 1e-3), 0.7, 1.35) ** (share * _FOLLOWS[1])
     curve = (np.arange(256)[:, None] - mean) * gain + mean + shift
-    lab = cv2.LUT(lab, np.clip(curve + 0.5, 0, 255).astype(np.uint8)[None])
+    moved = cv2.cvtColor(cv2.LUT(lab, np.clip(curve + 0.5, 0, 255).astype(np.uint8)[None]), cv2.COLOR_LAB2RGB)
     out = person.copy()
-    out[:, y : y + height, x : x + width] = cv2.cvtColor(lab, cv2.COLOR_LAB2RGB).reshape(part.shape)
+    out[:, y : y + height, x : x + width] = np.asarray(moved, np.uint8).reshape(part.shape)
     return out
 
 

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -163,7 +164,13 @@ def open_dataset(path: Path | str, layout: str = "auto") -> Dataset:
         if not layout:
             known = "; ".join(f"{name}: {one.looks_like}" for name, one in LAYOUTS.items())
             raise SourceError(f"{path} has no layout that is known: name one, or lay it out as {known}", url=str(path))
-    entries, problems, classes = LAYOUTS[layout].read(path)
+    try:
+        entries, problems, classes = LAYOUTS[layout].read(path)
+    except (OSError, UnicodeDecodeError) as error:
+        if isinstance(error, SourceError):
+            raise
+        text = f"{path} cannot be read as {layout} ({LAYOUTS[layout].looks_like}): {error}"
+        raise SourceError(text, url=str(path)) from error
     if not entries and problems:
         raise SourceError(problems[0], url=str(path))
     if not entries:
@@ -379,15 +386,16 @@ def _orphan(path: Path, place: Path) -> str:
     return f"{path} is a mask without its picture: put the picture into {place}, or take the mask away"
 
 
-# --- layouts ----------------------------------------------------------------------------------------------------------
+# --- layouts ----------------------------------------------------------------------------------------------------
 
 
 def _index(root: Path) -> Listing:
     """``index.csv``: a row a picture.
 
-    ``file``, and ``mask`` or ``alpha`` (neither: an RGBA cut-out; or, if there are no such columns, a room). May have
-    ``set``, ``split``, ``kind`` (``still``, ``real``; ``plain``: only the person is of use; ``room``, ``thing``),
-    ``hard`` (1: see ``Kind``), ``person`` or ``clip``, and ``group`` with ``frame_in_group`` for consecutive frames.
+    ``file``, and ``mask`` or ``alpha`` (neither, or ``(alpha channel)``: an RGBA cut-out; or, if there are no such
+    columns, a room). May have ``set``, ``split``, ``kind`` (``still``, ``real``; ``plain``: only the person is of use;
+    ``room``, ``thing``), ``hard`` (1: see ``Kind``), ``person`` or ``clip``, and ``group`` with ``frame_in_group`` for
+    consecutive frames.
     ``NAME_carried.png`` or ``NAME_ignore.png`` beside the file marks what is not to be learnt.
     """
     with open(root / "index.csv", newline="", encoding="utf-8") as file:
@@ -399,6 +407,8 @@ def _index(root: Path) -> Listing:
     groups: dict[str, list[tuple[dict[str, str], Kind]]] = {}
     problems = []
     for row in rows:
+        if (row.get("mask") or "").startswith("("):  # "(alpha channel)"
+            row["mask"] = ""
         truth = row.get("mask") or row.get("alpha")
         word = row.get("kind") or ""
         kind: Kind = "cutout" if not truth or word == "plain" else "person"
@@ -467,7 +477,7 @@ def _coco(root: Path) -> Listing:
                 problems.append(f"{path} names {picture['file_name']}, which is not in {folder}")
                 continue
             people = coco.loadAnns(coco.getAnnIds(imgIds=[number], catIds=[category]))
-            read = _still(lambda name=name, people=people, coco=coco: _coco_picture(name, people, coco))
+            read = _still(partial(_coco_picture, name, people, coco))
             kind: Kind = "person" if people else "thing"
             entries.append(Entry(name.relative_to(root).as_posix(), read, name.stem, kind, "coco", _split(Path(part))))
     return Listing(entries, problems)
@@ -482,7 +492,8 @@ def _coco_picture(path: Path, people: list[dict[str, Any]], coco: Any) -> Pictur
         mask = np.asarray(coco.annToMask(one), np.uint8) * 255
         if mask.shape != alpha.shape:
             _same_size(rgb, mask, path, Path("its annotation"))
-        np.maximum(*((crowd, mask, crowd) if one.get("iscrowd") else (alpha, mask, alpha)))
+        into = crowd if one.get("iscrowd") else alpha
+        np.maximum(into, mask, out=into)
     crowd[alpha > 0] = 0
     return _person(rgb, alpha, crowd, path.stem, "person", path)
 
@@ -541,7 +552,7 @@ def _supervisely(root: Path) -> Listing:
                 if path is None:
                     problems.append(f"{note} is an annotation without its picture: put it into {folder / 'img'}")
                     continue
-                read = _still(lambda path=path, note=note: _supervisely_picture(path, note))
+                read = _still(partial(_supervisely_picture, path, note))
                 name = path.relative_to(root)
                 entries.append(Entry(name.as_posix(), read, path.stem, "person", "supervisely", _split(name)))
             problems += [_lonely(path, folder / "ann") for path in pictures.values()]
@@ -599,7 +610,7 @@ def _alpha_clips(root: Path) -> Listing:
             problems += lonely
             for video, matte in videos:
                 name = video.relative_to(root).as_posix()
-                load = lambda v=video, m=matte, k=kind: _video_clips(v, m, k)  # noqa: E731
+                load: Callable[[], list[Clip]] = partial(_video_clips, video, matte, kind)
                 entries.append(Entry(name, load, f"{root.name}/{video.stem}", kind, root.name, split))
             pairs, lonely = _matched(pictures, truths)
             problems += lonely
@@ -609,7 +620,7 @@ def _alpha_clips(root: Path) -> Listing:
             for folder, frames in sequences.items():
                 frames.sort(key=lambda pair: [int(n) for n in re.findall(r"\d+", pair[0].stem)])
                 name = folder.relative_to(root).as_posix()
-                load = lambda f=frames, k=kind, r=read, n=name: _sequence(f, k, n, r)  # noqa: E731
+                load = partial(_sequence, frames, kind, name, read)
                 entries.append(Entry(name, load, f"{root.name}/{folder.name}", kind, root.name, split))
     return Listing(entries, problems)
 
@@ -680,7 +691,9 @@ def _pair_entry(
 ) -> Entry:
     relative = path.relative_to(root)
     person = f"{name}/{relative.with_suffix('').as_posix()}"
-    return Entry(relative.as_posix(), _still(lambda: _pair(path, truth, kind, person, read)), person, kind, name, split)
+    return Entry(
+        relative.as_posix(), _still(partial(_pair, path, truth, kind, person, read)), person, kind, name, split
+    )
 
 
 def _with_parts(root: Path) -> list[Path]:
@@ -722,7 +735,7 @@ def _classes(root: Path) -> Listing:
             problems += lonely
             for path, truth in pairs:
                 name = path.relative_to(root)
-                read = _still(lambda path=path, truth=truth: _class_picture(path, truth, len(names)))
+                read = _still(partial(_class_picture, path, truth, len(names)))
                 entries.append(Entry(name.as_posix(), read, path.stem, "person", root.name, _split(name.parent)))
     return Listing(entries, problems, names)
 
@@ -758,7 +771,7 @@ def _cutouts(root: Path) -> Listing:
     for path in _files(root):
         name = path.relative_to(root)
         person = f"{root.name}/{name.as_posix()}"
-        read = _still(lambda path=path, person=person: _cutout(path, person))
+        read = _still(partial(_cutout, path, person))
         entries.append(Entry(name.as_posix(), read, person, "cutout", root.name, _split(name.parent)))
     return Listing(entries, [])
 
@@ -773,15 +786,15 @@ def _empty(root: Path, kind: Kind) -> Listing:
     for path in _files(root):
         name = path.relative_to(root)
         person = _house(name.as_posix())
-        read = _still(lambda path=path, person=person: _nobody(path, person))
+        read = _still(partial(_nobody, path, person))
         entries.append(Entry(name.as_posix(), read, person, kind, root.name, _split(name.parent)))
     return Listing(entries, [])
 
 
 def _sample(root: Path) -> list[Path]:
-    """Return some pictures of a folder, to tell its layout by."""
-    names = sorted(p for p in root.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-    return names or _files(root)[:50]
+    """Return the pictures right in a folder or its splits, to tell its layout by."""
+    found = [p for place in _with_parts(root) for p in place.iterdir()]
+    return sorted(p for p in found if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
 
 
 def _has_alpha(path: Path) -> bool:
@@ -834,12 +847,12 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "rooms": Layout(
         f"pictures without people, in a folder named {', '.join(sorted(ROOMS))}",
-        lambda p: p.name.lower() in ROOMS and bool(_sample(p)),
+        lambda p: p.name.lower() in ROOMS and bool(_files(p)),
         lambda p: _empty(p, "room"),
     ),
     "things": Layout(
         "pictures of anything but people and rooms, in a folder named things",
-        lambda p: p.name.lower() == "things" and bool(_sample(p)),
+        lambda p: p.name.lower() == "things" and bool(_files(p)),
         lambda p: _empty(p, "thing"),
     ),
     "cutouts": Layout(

@@ -49,6 +49,15 @@ class Sampler:
         # The parts of a composite are lit already.
         self._composed = replace(policy, light=0.6 * policy.light).transform(rng, things, fill)
 
+    def batch(self, size: Size, count: int, frames: int = 1) -> Batch:
+        """Draw ``count`` samples of ``size`` ``(h, w)``."""
+        scenes = [self.draw(size, frames) for _ in range(count)]
+        return Batch(
+            torch.from_numpy(np.stack([scene.rgb for scene in scenes]).transpose(0, 1, 4, 2, 3)),
+            torch.from_numpy(np.stack([scene.alpha for scene in scenes])[:, :, None]),
+            torch.from_numpy(255 - np.stack([scene.ignore for scene in scenes])[:, :, None]),
+        )
+
     def draw(self, size: Size, frames: int = 1) -> Scene:
         """Draw a sample of ``size`` ``(h, w)``."""
         scene = draw_scene(self.rng, self.bank, size, frames, self.policy)
@@ -97,13 +106,7 @@ class Samples(IterableDataset[Batch]):
         sampler = Sampler(self.bank, self.policy, rng)
         while True:
             size = self.sizes[rng.integers(len(self.sizes))]
-            scenes = [sampler.draw(size, self.frames) for _ in range(self.batch)]
-            rgb, alpha, ignore = (np.stack([getattr(s, name) for s in scenes]) for name in ("rgb", "alpha", "ignore"))
-            yield Batch(
-                torch.from_numpy(rgb.transpose(0, 1, 4, 2, 3)),
-                torch.from_numpy(alpha[:, :, None]),
-                torch.from_numpy(255 - ignore[:, :, None]),
-            )
+            yield sampler.batch(size, self.batch, self.frames)
 
 
 _COLOURS = np.random.default_rng(5).integers(40, 256, (256, 3)).astype(np.uint8)
