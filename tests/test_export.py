@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vidseg.cli.app import run
 from vidseg.engine import load_spec, open_engine
 from vidseg.errors import EngineError, OutputExistsError, SinkError, SourceError
 
@@ -46,6 +47,9 @@ def trained(kind):
         pytest.importorskip("torchvision", reason="this network needs torchvision, which is not installed")
     torch.manual_seed(3)
     net = build(architecture).train()
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the statistics are those of what is seen now: nothing fades on its way
     for _ in range(3):
         net(torch.randn(2, 3, 64, 64))
     for gate in getattr(net, "gates", ()):
@@ -179,6 +183,70 @@ class TestFolder:
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
         assert done.stdout == f"{runtime} int8 (CPU) (1, 64, 96)\n"
+
+
+@pytest.mark.parametrize("folder", ["classes"], indirect=True)
+class TestCommands:
+    """``--keep`` and ``vidseg export``, as a person types them."""
+
+    def test_keep(self, folder, photos, tmp_path, capsys):
+        sure = trained("classes")
+        sure.state["out.bias"][:] = torch.tensor([0.0, 12.0, 0.0]).repeat_interleave(4)
+        write_weights(tmp_path / "sure.safetensors", sure)
+        model = str(tmp_path / "sure")
+        job.export(tmp_path / "sure.safetensors", tmp_path / "sure", precisions=("fp32",), sizes=SIZES)
+        found = []
+        for number, more in enumerate(([], ["--keep", "room"], ["--keep", " chair,person"])):
+            out = tmp_path / f"{number}.png"
+            assert run(["matte", str(photos / "0.png"), str(out), "--model", model, "--quiet", *more]) == 0
+            found.append(np.asarray(Image.open(out)))
+        assert [round(matte.mean()) for matte in found] == [255, 0, 255]
+
+    @pytest.mark.parametrize(
+        ("keep", "sentence"),
+        [("cat", "does not know cat: choose of room, person, chair"), (",", "it is empty; name what stays")],
+    )
+    def test_what_cannot_be_kept(self, folder, keep, sentence, photos, tmp_path, capsys):
+        for command in ("matte", "image", "process"):
+            bg = [] if command == "matte" else ["--bg", "white"]
+            line = [command, str(photos / "0.png"), str(tmp_path / "out.png"), "--model", str(folder), "--keep", keep]
+            assert run([*line, *bg]) == 2
+            assert sentence in capsys.readouterr().err
+        assert not list(tmp_path.iterdir())
+
+    def test_a_model_of_people_has_nothing_to_choose(self, folder, photos, tmp_path, capsys):
+        assert run(["matte", str(photos / "0.png"), str(tmp_path / "out.png"), "--keep", "chair"]) == 2
+        assert "unet-s has no classes to choose from" in capsys.readouterr().err
+
+    def test_an_onnx_file_as_model(self, folder, photos, tmp_path, capsys):
+        line = ["matte", str(photos / "0.png"), str(tmp_path / "out.png"), "--json"]
+        assert run([*line, "--model", str(folder / "model.onnx")]) == 0
+        assert json.loads(capsys.readouterr().out)["model"] == "classes/model.onnx"
+
+    def test_export(self, folder, photos, tmp_path, capsys):
+        line = ["export", str(folder), str(tmp_path / "mine"), "--precision", "fp32,int8", "--size", "96x64", "--json"]
+        line += ["--pictures", str(photos)]
+        assert run(line) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told["name"] == "mine"
+        assert told["sizes"] == [[64, 96]]
+        assert told["agreement"]["fp32"]["largest"] < 1e-3
+        assert load_spec(tmp_path / "mine").classes == ("room", "person", "chair")
+        assert run(line) == 1
+        assert "exists already: give --overwrite" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("more", "sentence"),
+        [
+            (["--precision", "int8"], "give --data or --pictures"),
+            (["--precision", "int4"], "int4 is none of fp32, fp16, int8"),
+            (["--size", "96"], "96 is not a size like 256x160"),
+            (["--size", "90x60"], "multiples of 32"),
+        ],
+    )
+    def test_usage(self, folder, more, sentence, tmp_path, capsys):
+        assert run(["export", str(folder), str(tmp_path / "mine"), *more]) == 2
+        assert sentence in capsys.readouterr().err
 
 
 class TestTarget:

@@ -91,18 +91,21 @@ def export(
             raise MissingDependencyError("exporting a model", "train") from error
 
         chosen = _listed(sets, job.SETS, "--set") or job.SETS
-        exported = job.export(
-            weights,
-            output,
-            data=data,
-            pictures=pictures,
-            precisions=cast("tuple[Precision, ...]", precisions) or None,
-            sizes=sizes or job.SIZES,
-            sets=chosen if judge else (),
-            peers=peer or (),
-            overwrite=overwrite,
-            say=console.note,
-        )
+        try:
+            exported = job.export(
+                weights,
+                output,
+                data=data,
+                pictures=pictures,
+                precisions=cast("tuple[Precision, ...]", precisions) or None,
+                sizes=sizes or job.SIZES,
+                sets=chosen if judge else (),
+                peers=peer or (),
+                overwrite=overwrite,
+                say=console.note,
+            )
+        except job.SizeError as error:
+            raise typer.BadParameter(str(error), param_hint="'--size'") from error
         _tell(console, output, exported)
 
 

@@ -49,6 +49,10 @@ BEGIN, END = "<!-- validation -->", "<!-- /validation -->"
 Planes = npt.NDArray[np.float32]
 
 
+class SizeError(ValueError):
+    """The network cannot take an input size that was asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Agreement:
     """How far an ONNX file is from PyTorch in float32 on real pictures.
@@ -118,7 +122,8 @@ def export(
         say: Called with a line on what is being done.
 
     Raises:
-        ValueError: There is nothing to calibrate int8 with, or a size that the network cannot take.
+        ValueError: There is nothing to calibrate int8 with.
+        SizeError: The network cannot take one of ``sizes``.
         EngineError: The weights cannot be used, or a file does not agree with them.
         SourceError: There are no pictures.
         SinkError: ``out`` cannot be written.
@@ -132,7 +137,7 @@ def export(
     weights = read_weights(source)
     net = weights.network()
     if odd := [size for size in sizes if min(size) < 1 or size[0] % _multiple(net) or size[1] % _multiple(net)]:
-        raise ValueError(f"heights and widths must be multiples of {_multiple(net)}: {odd}")
+        raise SizeError(f"heights and widths must be multiples of {_multiple(net)}: {odd}")
     teaching, trying = _pictures(data, pictures)
     changed = source / "manifest.toml" if source.is_dir() else source
     date = datetime.datetime.fromtimestamp(changed.stat().st_mtime, datetime.UTC).date().isoformat()

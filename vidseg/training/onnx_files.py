@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +119,8 @@ def write_int8(fp32: Path, path: Path, samples: Iterable[Feed]) -> None:
         path: Where the quantised one goes.
         samples: What the ranges of the activations are measured on, all of one size.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    # The quantiser prints what it does, and standard output may be somebody's JSON.
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(io.StringIO()):
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(str(fp32), str(prepared), skip_symbolic_shape=True)
         model = onnx.load(prepared)
