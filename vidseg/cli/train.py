@@ -230,7 +230,7 @@ def train(
         for problem in problems[:10]:
             console.note(problem)
         if len(problems) > 10:
-            console.note(f"and {len(problems) - 10} more; 'vidseg data check' shows them all")
+            console.note(f"and {len(problems) - 10} more; 'vidseg data' shows them all")
         bank = Bank(datasets)
         if plan.classes != bank.classes:
             told = f"classes {', '.join(bank.classes)}" if bank.classes else "alphas"

@@ -151,6 +151,10 @@ def _panel(
     low, high = min(values), max(values)
     if low == high:
         low, high = low - 0.5 * abs(low) - 1e-3, high + 0.5 * abs(high) + 1e-3
+    if log:
+        low, high = low / 1.1, high * 1.1
+    else:
+        low, high = (low if low == 0 else low - 0.05 * (high - low)), high + 0.05 * (high - low)
     last = max(step for curve in curves.values() for step, _ in curve)
 
     def height(value: float) -> float:
