@@ -411,7 +411,7 @@ class Occlude(CoverTransform):
             thing = self._things[rng.integers(len(self._things))]
         else:
             thing = draw_thing(rng)
-        return placed(rng, thing, size, rng.uniform(0.15, 0.55))
+        return placed(rng, thing, size, rng.uniform(0.3, 0.7), standing=True)
 
     def apply(self, frames: Array, drawn: Occluder, rng: Rng) -> Array:
         share = drawn.alpha[..., None].astype(np.float32) * np.float32(1 / 255)
@@ -423,15 +423,25 @@ class Occlude(CoverTransform):
         return ((masks * (255 - drawn.alpha.astype(np.uint16)) + 127) // 255).astype(np.uint8)
 
 
-def placed(rng: Rng, thing: Array, size: Size, share: float) -> Occluder:
-    """Put a cut-out ``(h, w, 4)`` somewhere, turned, ``share`` of the picture's height high, mostly low in it."""
+def placed(rng: Rng, thing: Array, size: Size, share: float, standing: bool = False) -> Occluder:
+    """Put a cut-out somewhere into a picture, a little turned.
+
+    Args:
+        rng: Random numbers.
+        thing: ``(h, w, 4)``.
+        size: Of the picture.
+        share: How high it is of the picture's height.
+        standing: At the lower edge or cut off by it, as what is close to the lens; otherwise anywhere but at the top.
+    """
     rows, columns = np.flatnonzero(thing[..., 3].max(1)), np.flatnonzero(thing[..., 3].max(0))
     if not len(rows):
         return Occluder(np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8))
     height, width = rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
     scale = max(height / (size[0] * share), width / (size[1] * 0.8))
-    x, y = rng.uniform(0, size[1]), size[0] * rng.triangular(0.2, 1.0, 1.1)
-    angle = np.deg2rad(rng.normal(0, 15))
+    x, y = rng.uniform(0, size[1]), size[0] * rng.uniform(0.3, 1.0)
+    if standing:
+        y = size[0] - height / scale * rng.uniform(0.2, 0.5)
+    angle = np.deg2rad(rng.normal(0, 10))
     linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     centre = np.array([columns[0] + width / 2, rows[0] + height / 2])
     matrix = np.hstack([linear, (centre - linear @ np.array([x, y]))[:, None]])

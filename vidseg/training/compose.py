@@ -141,7 +141,11 @@ def _person(
     whole = wholes[0]
     # What is cut off at the picture's edge may not float in the room: stay inside the picture then.
     touches = max(int(whole[-1].max()), int(whole[:, 0].max()), int(whole[:, -1].max())) > 127
-    cx, cy, w, h = choose_window(rng, whole, size, touches and rng.random() < 0.9, policy.webcam)
+    confined = touches and rng.random() < 0.9
+    cx, cy, w, h = choose_window(rng, whole, size, confined, policy.webcam)
+    if confined:  # a window that is larger is in the middle, and would show the edge drawn out
+        shrink = min(1.0, whole.shape[1] / w, whole.shape[0] / h)
+        w, h = w * shrink, h * shrink
     if far_off and not touches:  # farther off, anywhere
         far = rng.uniform(1, 3)
         cx, cy = cx + rng.uniform(-0.3, 0.3) * far * w, cy + rng.uniform(-0.3, 0.1) * far * h
