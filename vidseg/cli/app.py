@@ -10,7 +10,20 @@ import typer
 from typer.main import get_command
 
 import vidseg
-from vidseg.cli import data, demo, doctor, evaluate, export, models, options, pictures, signals, train, video
+from vidseg.cli import (
+    data,
+    demo,
+    doctor,
+    evaluate,
+    explain,
+    export,
+    models,
+    options,
+    pictures,
+    signals,
+    train,
+    video,
+)
 from vidseg.cli.console import FAILED, lose_output, one_line, say
 
 USAGE = 2
@@ -37,6 +50,7 @@ app.command(epilog=train.EXAMPLES)(train.train)
 app.command(epilog=models.EXAMPLES)(models.models)
 app.command(epilog=export.EXAMPLES)(export.export)
 app.command("eval", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
+app.command(epilog=explain.EXAMPLES)(explain.explain)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 
 
