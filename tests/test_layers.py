@@ -61,8 +61,6 @@ MAY_IMPORT = {
     "explaining.gradcam": {"torch", "cv2"},
     "explaining.drawing": {"cv2"},
     "explaining.page": {"cv2"},
-    "training.__main__": {"torch", "cv2"},
-    "training.data": {"torch", "cv2"},
     "training.losses": {"torch"},
     "training.pictures": {"cv2"},
     "training.readers": {"cv2"},

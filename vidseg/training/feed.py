@@ -49,12 +49,7 @@ class Drawn:
         """Return the batch that belongs to the state of ``rng``."""
         sampler = Sampler(self.bank, replace(self.policy, pasted=phase.pasted), rng)
         size = phase.sizes[rng.integers(len(phase.sizes))]
-        scenes = [sampler.draw(size, phase.frames) for _ in range(phase.batch)]
-        return Batch(
-            torch.from_numpy(np.stack([scene.rgb for scene in scenes]).transpose(0, 1, 4, 2, 3)),
-            torch.from_numpy(np.stack([scene.alpha for scene in scenes])[:, :, None]),
-            torch.from_numpy(255 - np.stack([scene.ignore for scene in scenes])[:, :, None]),
-        )
+        return sampler.batch(size, phase.batch, phase.frames)
 
 
 class _Steps(Dataset[Batch]):
