@@ -6,6 +6,7 @@ import datetime
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -361,8 +362,8 @@ _KINDS = {"unet": "a U-Net of 3x3 convolutions", "fcn": "an FCN", "deeplabv3": "
 
 def _toml(values: dict[str, Any]) -> list[str]:
     """Return ``key = value`` lines; strings, numbers and lists of them look the same in TOML and JSON."""
-    plain = str.isidentifier
-    return [f"{key if plain(key) else json.dumps(key)} = {json.dumps(value)}" for key, value in values.items()]
+    bare = re.compile(r"[A-Za-z0-9_-]+").fullmatch
+    return [f"{key if bare(key) else json.dumps(key)} = {json.dumps(value)}" for key, value in values.items()]
 
 
 # --- comparing --------------------------------------------------------------------------------------------------
