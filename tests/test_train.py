@@ -100,6 +100,7 @@ def test_a_recipe_survives_its_file(tmp_path):
         amp=False,
         patience=3,
         augmentation={"strength": "strong", "jpeg": 0.1},
+        shares={"my own": 2.5, "ccp_unlabelled-still": 4.0},
     )
     (tmp_path / "recipe.toml").write_text(as_toml(whole), "utf-8")
     assert read_recipe(tmp_path / "recipe.toml") == whole

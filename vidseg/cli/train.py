@@ -231,7 +231,7 @@ def train(
             console.note(problem)
         if len(problems) > 10:
             console.note(f"and {len(problems) - 10} more; 'vidseg data' shows them all")
-        bank = Bank(datasets)
+        bank = Bank(datasets, shares=plan.shares)
         if plan.classes != bank.classes:
             told = f"classes {', '.join(bank.classes)}" if bank.classes else "alphas"
             raise typer.BadParameter(f"the data is of {told}", param_hint="'--classes'")

@@ -4,24 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
 from vidseg.errors import SourceError
 from vidseg.training.pictures import Array, Clip, Rng
 from vidseg.training.readers import Dataset, open_datasets
-
-SHARES: Mapping[str, float] = {
-    "ccp": 5.0,
-    "vikram": 6.0,
-    "pennfudan": 1.0,
-    "coco": 0.3,
-    "davidg": 1.5,
-    "ccp_unlabelled-still": 4.0,
-    "facemask-still": 3.0,
-    "echomimic2-still": 0.5,
-}
-"""How often a set is drawn; sets that are not named count by the square root of their persons."""
 
 
 class Bank:
@@ -37,7 +26,8 @@ class Bank:
     Args:
         datasets: What ``open_datasets`` returns.
         split: ``train``, ``val``, ``test``, or "" for everything.
-        shares: See ``SHARES``.
+        shares: How often a set is drawn, by its name; the others count by the square root of their persons, times
+            0.35.
         progress: Called after each picture that was read.
         problems: Takes a sentence for each picture that cannot be read; without it the first is raised.
 
@@ -50,7 +40,7 @@ class Bank:
         self,
         datasets: Iterable[Dataset],
         split: str = "train",
-        shares: Mapping[str, float] = SHARES,
+        shares: Mapping[str, float] = MappingProxyType({}),
         progress: Callable[[], object] = lambda: None,
         problems: list[str] | None = None,
     ) -> None:
@@ -91,7 +81,7 @@ class Bank:
                 {"room": self.rooms, "thing": self.things, "hard": self.hard}[kind].append(picture.rgb)
 
     @classmethod
-    def open(cls, *paths: Path | str, split: str = "train", shares: Mapping[str, float] = SHARES) -> Bank:
+    def open(cls, *paths: Path | str, split: str = "train", shares: Mapping[str, float] = MappingProxyType({})) -> Bank:
         """Read the data sets at ``paths``; see ``open_datasets``."""
         return cls(open_datasets(paths), split, shares)
 

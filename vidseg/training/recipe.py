@@ -121,6 +121,7 @@ class Recipe:
         validate_every: Steps between validations, checkpoints and pictures.
         patience: It ends after this many validations without a better score; 0: never.
         augmentation: What the samples are made with; see ``vidseg.training.samples``.
+        shares: How often a set is drawn; see ``vidseg.training.bank``.
     """
 
     architecture: dict[str, Any]
@@ -137,6 +138,7 @@ class Recipe:
     validate_every: int = 400
     patience: int = 0
     augmentation: dict[str, Any] = field(default_factory=dict)
+    shares: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.phases or self.phases[0].peak is None:
@@ -261,7 +263,7 @@ def as_toml(recipe: Recipe) -> str:
             lines.append(f"{key} = {_toml(value)}")
     for key, table in tables.items():
         if table:
-            lines += ["", f"[{key}]", *(f"{name} = {_toml(value)}" for name, value in table.items())]
+            lines += ["", f"[{key}]", *(f"{json.dumps(k)} = {_toml(v)}" for k, v in table.items())]
     for phase in phases:
         lines += ["", "[[phases]]", *(f"{k} = {_toml(v)}" for k, v in phase.items() if v is not None)]
     return "\n".join(lines) + "\n"
