@@ -61,6 +61,8 @@ MAY_IMPORT = {
     "explaining.gradcam": {"torch", "cv2"},
     "explaining.drawing": {"cv2"},
     "explaining.page": {"cv2"},
+    "training.adapt": {"torch", "cv2"},
+    "training.footage": {"cv2"},
     "training.losses": {"torch"},
     "training.pictures": {"cv2"},
     "training.readers": {"cv2"},

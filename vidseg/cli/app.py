@@ -11,6 +11,7 @@ from typer.main import get_command
 
 import vidseg
 from vidseg.cli import (
+    adapt,
     data,
     demo,
     doctor,
@@ -47,6 +48,7 @@ app.command(epilog=pictures.EXAMPLES)(pictures.image)
 app.command(epilog=demo.EXAMPLES)(demo.demo)
 app.command(epilog=data.EXAMPLES)(data.data)
 app.command(epilog=train.EXAMPLES)(train.train)
+app.command(epilog=adapt.EXAMPLES)(adapt.adapt)
 app.command(epilog=models.EXAMPLES)(models.models)
 app.command(epilog=export.EXAMPLES)(export.export)
 app.command("eval", epilog=evaluate.EXAMPLES)(evaluate.evaluate)

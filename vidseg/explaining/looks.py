@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from vidseg.engine import Engine, ModelSpec, load_spec, open_engine
+from vidseg.engine import Engine, ModelSpec, Precision, State, load_spec, open_engine
 from vidseg.errors import EngineError
 from vidseg.frame import Alpha, Size
 
@@ -84,6 +84,7 @@ class Onlooker:
         runtime: ``auto``, or one by name; see ``open_engine``.
         threads: For the network; None chooses.
         keep: Of a model that tells classes apart, those that stay; none is ``person``.
+        precision: None chooses.
 
     Raises:
         EngineError: There is no such model.
@@ -91,10 +92,15 @@ class Onlooker:
     """
 
     def __init__(
-        self, model: str | Path = "unet-s", runtime: str = "auto", threads: int | None = None, keep: Sequence[str] = ()
+        self,
+        model: str | Path = "unet-s",
+        runtime: str = "auto",
+        threads: int | None = None,
+        keep: Sequence[str] = (),
+        precision: Precision | None = None,
     ) -> None:
         self._spec = load_spec(model).keeping(keep)
-        self._runtime, self._threads = runtime, threads
+        self._runtime, self._threads, self._precision = runtime, threads, precision
         self._engines: dict[Size, Engine] = {}
 
     @property
@@ -119,21 +125,29 @@ class Onlooker:
         return np.ascontiguousarray(((small - mean) / std).transpose(2, 0, 1), np.float32)
 
     def alphas(self, src: Planes) -> Planes:
-        """Return the alphas ``(N, h, w)`` of inputs ``(N, 3, h, w)``.
+        """Return the alphas ``(N, h, w)`` of inputs ``(N, 3, h, w)``, each the first of a clip.
+
+        Raises:
+            EngineError: The engine failed, or gave numbers that are no alpha.
+        """
+        return self.go_on(src)[0]
+
+    def go_on(self, src: Planes, state: State = ()) -> tuple[Planes, State]:
+        """Return the alphas of inputs that follow those after which ``state`` was returned, and the state after them.
 
         Raises:
             EngineError: The engine failed, or gave numbers that are no alpha.
         """
         size = src.shape[2], src.shape[3]
         if size not in self._engines:
-            engine = open_engine(self._spec, self._runtime, size, self._threads)
+            engine = open_engine(self._spec, self._runtime, size, self._threads, self._precision)
             # What was found out of a foreign file need not be found out again.
             self._spec = replace(self._spec, wiring=engine.spec.wiring)
             self._engines[size] = engine
-        alphas, _ = self._engines[size].infer(src)
+        alphas, state = self._engines[size].infer(src, state)
         if not (alphas.min() > -0.01 and alphas.max() < 1.01):  # false for what is not a number
             raise EngineError(f"{self._spec.name} on {self.runtime} returned numbers outside 0 to 1")
-        return np.clip(alphas, 0, 1)
+        return np.clip(alphas, 0, 1), state
 
     def opinion(self, rgb: Rgb, looks: Sequence[Look] = LOOKS) -> Opinion:
         """Return what the model makes of an upright picture, uint8 ``(h, w, 3)``; the first look is the plain one."""

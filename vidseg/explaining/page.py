@@ -106,7 +106,8 @@ def _figure(one: Explanation, width: int, several: bool) -> str:
         parts.append(_image(colours(values, name), f"{one.caption(name)}.", f"layer layer-{name}"))
     parts.append(_image(outline(one.written, size), "", "line"))
     caption = f"<figcaption>{one.time:.2f} s</figcaption>" if several else ""
-    return f'<figure><div class="stack" style="aspect-ratio:{size[1]}/{size[0]};--ratio:{size[1] / size[0]:.4f}">{"".join(parts)}</div>{caption}</figure>'
+    shape = f"aspect-ratio:{size[1]}/{size[0]};--ratio:{size[1] / size[0]:.4f}"
+    return f'<figure><div class="stack" style="{shape}">{"".join(parts)}</div>{caption}</figure>'
 
 
 def _image(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], alt: str, kind: str) -> str:
