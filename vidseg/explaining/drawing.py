@@ -44,7 +44,7 @@ def outline(alpha: FullAlpha, size: Size) -> npt.NDArray[np.uint8]:
     """
     large = cv2.resize(alpha, size[::-1], interpolation=cv2.INTER_LINEAR)
     lines, _ = cv2.findContours((large > 127).view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    thick = max(1, round(min(size) / 300))
+    thick = max(1, round(min(size) / 500))
     rim, line = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
     cv2.drawContours(rim, lines, -1, 255, 3 * thick, cv2.LINE_AA)
     cv2.drawContours(line, lines, -1, 255, thick, cv2.LINE_AA)

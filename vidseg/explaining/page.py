@@ -159,9 +159,8 @@ def _table(shown: Sequence[Explanation], several: bool) -> str:
         )
         rows.append(f"<tr>{f'<th scope=row>{one.time:.2f} s</th>' if several else ''}{cells}</tr>")
     corner = "<th scope=col>Time</th>" if several else ""
-    return (
-        f'<div class="wide"><table><thead><tr>{corner}{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
-    )
+    body = f"<thead><tr>{corner}{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+    return f'<div class="wide" tabindex="0" role="region" aria-label="Numbers"><table>{body}</table></div>'
 
 
 _SCRIPT = (
