@@ -75,7 +75,7 @@ def export(
 ) -> None:
     """Make a model of trained weights: ONNX files, checked against PyTorch, with manifest and model card.
 
-    Needs vidseg[train]. What is written by hand in a card that is there already stays.
+    Needs the extra `train`. What is written by hand in a card that is there already stays.
     """
     console = Console(quiet, as_json, verbose)
     precisions = _listed(precision, _PRECISIONS, "--precision")
