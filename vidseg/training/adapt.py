@@ -248,10 +248,9 @@ def _label(
     paths = list_clips(clips)
     each, most = max(math.ceil(wanted / len(paths)), LEAST_RUNS), max(MOST_FRAMES // len(paths), 8)
     say(f"reading {len(paths)} clips")
-    runs, total = [], 0
+    runs = []
     for path in paths:
         found = read_runs(path, each, most, lambda: progress(Progress(0, 0, 0.0, 0.0)))
-        total += len(found)
         runs.append(_thinned(found, each))
     teaching, judging = held_back(runs)
     say(f"labelling {len(teaching) + len(judging)} runs of frames with {teacher.name}")
@@ -261,11 +260,11 @@ def _label(
         done = len(labelled)
         rate = done / max(time.monotonic() - start, 1e-9)
         progress(Progress(done, len(teaching) + len(judging), rate * len(run.rgb), run.time))
-    doubted = Counter(one.doubt.rstrip("0123456789.-to %").split(" are ")[0] for one in labelled if one.doubt)
+    doubted = Counter(one.doubt for one in labelled if one.doubt)
     sure = [one for one in labelled[: len(teaching)] if not one.doubt]
     tried = [one for one in labelled[len(teaching) :] if not one.doubt]
     if len(sure) < LEAST_RUNS or not tried or not any(one.alpha.any() for one in sure):
-        why = f", most often as {doubted.most_common(1)[0][0]}" if doubted else ""
+        why = f"; most often {doubted.most_common(1)[0][0]}" if doubted else ""
         raise SourceError(
             f"{clips} holds too little that {teacher.name} is sure of ({len(sure)} short runs to learn from, "
             f"{len(tried)} to judge on{why}): give longer or clearer footage, or a stronger --teacher",
