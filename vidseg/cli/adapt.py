@@ -71,10 +71,11 @@ def adapt(
     as_json: opt.JsonOption = False,
     verbose: opt.VerboseOption = False,
 ) -> None:
-    """Fine-tune a model on footage of your own room and camera, without labels. Needs the extra "train".
+    """Fine-tune a model on footage of your own room and camera, without labels.
 
-    The new model is written only if it is no worse on footage that was held back, on your --check pictures, and on
-    pictures that vidseg carries; if it is, the exit status is 1. Footage is read here and goes nowhere.
+    It is written only if it got no worse: on footage that was held back, on your --check pictures, and on
+    pictures that vidseg carries. If it did, the exit status is 1. Footage is read here and goes nowhere.
+    Needs the extra "train".
     """
     console = Console(quiet, as_json, verbose)
     with console.outcome():

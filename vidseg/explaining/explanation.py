@@ -99,6 +99,8 @@ class Explanation:
             return f"disagreement between looks, mean {numbers['disagreement']:.3f}"
         if name == "entropy":
             return f"entropy of the alpha, mean {numbers['entropy']:.3f} bit"
+        # Of a video, the search is made now and then only.
+        when = f", as of {self.evidence.time:.1f} s" if self.evidence.time != self.time else ""
         if self.evidence.method == "gradcam":
-            return f"Grad-CAM of {self.evidence.target}"
-        return f"{self.evidence.target} hangs on this, at most {numbers['strongest']:.3f} of alpha"
+            return f"Grad-CAM of {self.evidence.target}{when}"
+        return f"{self.evidence.target} hangs on this, at most {numbers['strongest']:.3f} of alpha{when}"

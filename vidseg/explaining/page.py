@@ -124,9 +124,11 @@ def _scale(name: str, shown: Sequence[Explanation]) -> str:
     if name == "none":
         return ""
     if name == "evidence":
-        most = max(one.numbers["strongest"] for one in shown)
+        most = float(np.abs(shown[0].evidence.values).max())
         occlusion = shown[0].evidence.method == "occlusion"
         low, high = (f"−{most:.3f} of alpha", f"+{most:.3f}") if occlusion else ("0", "strongest")
+        if len(shown) > 1 and occlusion:  # each picture has its own scale
+            low, high = "speaks against", "strongest of each picture"
         stops = [(*AGAINST, 0.85), (0, 0, 0, 0.0), (*FOR, 0.85)] if occlusion else [(0, 0, 0, 0.0), (*FOR, 0.85)]
         colors = ",".join(f"rgb({r} {g} {b}/{a})" for r, g, b, a in stops)
     else:
