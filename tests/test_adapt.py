@@ -52,6 +52,7 @@ def quick():
         patch.setattr(job, "ROOMS", 2)
         patch.setattr(job, "SAMPLE_RUNS", 1)
         patch.setattr(job, "BATCH", 2)
+        patch.setattr(job, "_sample_runs", lambda: [labelled(3).run])  # the carried one is larger
         yield
     torch.set_num_threads(threads)
 
@@ -218,6 +219,15 @@ def test_a_camera_that_moves_has_no_room():
     assert empty_room(moved) is None
 
 
+SAMPLE_RUNS = job._sample_runs
+
+
+def test_the_carried_sample_can_be_read():
+    (run,) = SAMPLE_RUNS()
+    assert run.rgb.shape == (RUN, 384, 512, 3)
+    assert run.rgb.std() > 20
+
+
 def test_drawn_rooms_are_many_and_by_seed():
     first, again = (draw_room(np.random.default_rng(3)) for _ in range(2))
     assert np.array_equal(first, again)
@@ -322,7 +332,9 @@ def test_an_adapted_model_can_be_used_at_once(model, clips, tmp_path, monkeypatc
     engine.close()
     assert ((alpha[0] > 0.5) == person).mean() > 0.97
     card = (out / "MODEL_CARD.md").read_text("utf-8")
-    assert "`tiny`, adapted on" in card
+    assert "From `tiny` by `vidseg adapt`" in card
+    assert "of 1 clip of its user" in card
+    assert 'adapted_from = "tiny"' in (out / "manifest.toml").read_text("utf-8")
     assert "| footage | iou |" in card
     assert [path.name for path in tmp_path.iterdir()] == ["room"]
     assert not list(out.rglob("*.png"))

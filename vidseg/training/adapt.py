@@ -190,7 +190,10 @@ def adapt(
     say(f"{done} steps; exporting and judging")
     made = _folder_beside(out)
     try:
-        _export(made, out.name, spec, pupil.weights(), [*teaching, *sample], drawn, seed)
+        notes = {"adapted_from": spec.name, "teacher": teacher_name, "steps": str(done), "seed": str(seed)}
+        learnt = pupil.weights()
+        learnt = replace(learnt, notes={**(learnt.notes or {}), **notes})
+        _export(made, out.name, spec, learnt, [*teaching, *sample], drawn, seed)
         fresh = np.random.default_rng([seed, 2])
         unseen = [draw_room(fresh) for _ in range(ROOMS)]
         sets = {
@@ -203,10 +206,11 @@ def adapt(
         measures = _judge(spec, made / "model", sets, threads)
         reasons = _worse(measures)
         if not reasons:
+            count = len(named(teaching))
             facts = [
-                f"`{spec.name}`, adapted on {date_of(made)} to {len(named(teaching))} clips of its user by `vidseg "
-                f"adapt`: {len(teaching)} runs of {len(teaching[0].run.rgb)} frames, labelled by {teacher_name}, "
-                f"{done} steps, seed {seed}. The footage is not kept.",
+                f"From `{spec.name}` by `vidseg adapt` on {date_of(made)}: {len(teaching)} runs of "
+                f"{len(teaching[0].run.rgb)} frames of {count} clip{'s' if count > 1 else ''} of its user, labelled by "
+                f"{teacher_name}; {done} steps, seed {seed}. The footage is not kept.",
                 "",
                 *_measures_table(measures),
             ]
@@ -375,7 +379,7 @@ class Pupil:
     def weights(self) -> Weights:
         """Return the averaged weights."""
         state = copy.deepcopy(self._average.module).state_dict()
-        return replace(self._weights, state=state, notes={**(self._weights.notes or {})})
+        return replace(self._weights, state=state)
 
 
 def _batch(rng: np.random.Generator, bank: Bank, policy: object, size: Size, frames: int) -> Batch:
