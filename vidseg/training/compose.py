@@ -236,7 +236,7 @@ def match_sharpness(person: Array, alpha: Floats, room: Array) -> tuple[Array, F
     inside = np.asarray(cv2.erode((alpha[0] > 0.9).astype(np.uint8), np.ones((5, 5), np.uint8)), np.uint8)
     if cv2.countNonZero(inside) < 50:
         return person, alpha, room
-    ratio = _detail(room[0], None) / (_detail(person[0], inside) + 1e-3)
+    ratio = max(_detail(room[0], None), 1e-3) / (_detail(person[0], inside) + 1e-3)
     if ratio > 1.6:
         return person, alpha, _blurred(room, min(0.5 * float(np.log2(ratio)), 1.5))
     if ratio < 0.35:
