@@ -21,6 +21,7 @@ import pytest
 import vidseg
 from vidseg.cli import console, options, progress
 from vidseg.cli.main import main
+from vidseg.engine import load_spec
 from vidseg.errors import MissingDependencyError, OutputExistsError, SourceNotFoundError, VidsegError
 from vidseg.pipeline import Interrupted, Progress, Stats
 
@@ -73,11 +74,12 @@ def test_defaults(job: Job) -> None:
 
 
 def test_every_option_arrives(job: Job) -> None:
-    more = "--fit contain --codec hevc --crf 22.5 --preset slow --overwrite --model m --runtime torch --threads 2"
-    assert main([*PROCESS, *more.split()]) == 0
+    model = str(load_spec("unet-s").folder)
+    more = "--fit contain --codec hevc --crf 22.5 --preset slow --overwrite --runtime torch --threads 2"
+    assert main([*PROCESS, *more.split(), "--model", model]) == 0
     given = job.called["options"]
     assert (given.codec, given.crf, given.preset, given.overwrite) == ("hevc", 22.5, "slow", True)
-    assert (job.called["fit"], job.called["model"]) == ("contain", "m")
+    assert (job.called["fit"], job.called["model"]) == ("contain", model)
     assert (job.called["runtime"], job.called["threads"]) == ("torch", 2)
 
 
