@@ -28,7 +28,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from vidseg.engine import ModelSpec, Precision, load_spec
-from vidseg.errors import EngineError, OutputExistsError, SinkError, SourceError
+from vidseg.errors import EngineError, SourceError
 from vidseg.evaluation.cases import Case, CaseSet, Shot, moving, read_index, read_pairs, still
 from vidseg.evaluation.judging import evaluate
 from vidseg.evaluation.scenes import before_room, cut_out
@@ -39,7 +39,7 @@ from vidseg.settling import settle
 from vidseg.sinks.pictures import encode_picture, writing
 from vidseg.training.augment import STRENGTHS
 from vidseg.training.bank import Bank
-from vidseg.training.export import export
+from vidseg.training.export import check_target, export
 from vidseg.training.footage import (
     Labelled,
     Run,
@@ -163,7 +163,7 @@ def adapt(
     """
     begun = time.monotonic()
     out = Path(os.path.abspath(out))
-    _check_target(out, overwrite)
+    check_target(out, overwrite)
     spec = load_spec(model)
     if "weights" not in spec.files or spec.classes:
         what = "tells classes apart" if spec.classes else "has no weights for PyTorch"
@@ -229,17 +229,6 @@ def adapt(
         measures,
         time.monotonic() - begun,
     )
-
-
-def _check_target(out: Path, overwrite: bool) -> None:
-    if not out.parent.is_dir():
-        raise SinkError(f"{out} cannot be made: the folder {out.parent} does not exist", url=str(out))
-    if not out.exists():
-        return
-    if not out.is_dir() or (any(out.iterdir()) and not (out / "manifest.toml").is_file()):
-        raise SinkError(f"{out} is there already and is no model: choose another name", url=str(out))
-    if any(out.iterdir()) and not overwrite:
-        raise OutputExistsError(f"{out} exists already: give --overwrite or another name", url=str(out))
 
 
 # --- labels -----------------------------------------------------------------------------------------------------

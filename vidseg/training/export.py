@@ -134,7 +134,7 @@ def export(
     if "int8" in wanted and not real:
         raise ValueError("int8 is calibrated on real pictures: give some, or leave it out")
     out = Path(os.path.abspath(out))
-    _check_target(out, overwrite)
+    check_target(out, overwrite)
     weights = read_weights(source)
     net = weights.network()
     if odd := [size for size in sizes if min(size) < 1 or size[0] % _multiple(net) or size[1] % _multiple(net)]:
@@ -183,7 +183,13 @@ def _multiple(net: nn.Module) -> int:
     return int(net.multiple)  # type: ignore[arg-type]
 
 
-def _check_target(out: Path, overwrite: bool) -> None:
+def check_target(out: Path, overwrite: bool) -> None:
+    """Make sure that a model's folder can be made at ``out``.
+
+    Raises:
+        SinkError: Its parent is missing, or something else stands there.
+        OutputExistsError: A model stands there, and ``overwrite`` is not set.
+    """
     if not out.parent.is_dir():
         raise SinkError(f"{out} cannot be made: the folder {out.parent} does not exist", url=str(out))
     if not out.exists():
