@@ -1,0 +1,1 @@
+"""A live run: a camera in, a virtual camera out, changed while it runs."""
