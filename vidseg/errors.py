@@ -9,6 +9,7 @@
     │   └── ModelMismatchError(…, ValueError)      the file is not the network or size the manifest says
     ├── SinkError                       .url
     │   └── OutputExistsError(…, FileExistsError)
+    ├── DeviceUnavailableError(SourceError, SinkError, OSError)   a camera, virtual camera or screen; a reason a line
     └── MissingDependencyError(…, ImportError)     the text is the command that mends it
 
 Mistakes of a caller are ``ValueError`` or ``TypeError`` with the value in the text. Adapters map the errors of their
@@ -66,6 +67,16 @@ class SinkError(VidsegError):
 
 class OutputExistsError(SinkError, FileExistsError):
     """The output is there already and may not be overwritten."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class DeviceUnavailableError(SourceError, SinkError, OSError):
+    """A camera, virtual camera or screen could not be opened: it is absent, busy or may not be used.
+
+    The text is a sentence; where several ways were tried, each adds one reason on a line of its own.
+    """
 
     def __str__(self) -> str:
         return str(self.args[0])
