@@ -10,6 +10,8 @@
     ├── SinkError                       .url
     │   └── OutputExistsError(…, FileExistsError)
     ├── DeviceUnavailableError(SourceError, SinkError, OSError)   a camera, virtual camera or screen; a reason a line
+    ├── ConfigError                     .path
+    ├── ControlError                    no session of `vidseg webcam` answers, or it refuses
     └── MissingDependencyError(…, ImportError)     the text is the command that mends it
 
 Mistakes of a caller are ``ValueError`` or ``TypeError`` with the value in the text. Adapters map the errors of their
@@ -80,6 +82,18 @@ class DeviceUnavailableError(SourceError, SinkError, OSError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class ConfigError(VidsegError):
+    """A configuration file cannot be read or written, or holds what is no setting."""
+
+    def __init__(self, message: str, *, path: str = "") -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class ControlError(VidsegError):
+    """A running session does not answer, or refuses what it was asked."""
 
 
 class MissingDependencyError(VidsegError, ImportError):
