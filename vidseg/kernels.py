@@ -765,3 +765,67 @@ def blend_clean(
                         low = person if cut else np.float32(under[x])
                         target[x] = np.uint16(low + part * (person - low) + _HALF)
             start = stop
+
+
+@_compiled
+def unpack_luma(words: npt.NDArray[np.uint16], stride: int, shift: np.uint16, y: npt.NDArray[np.uint8]) -> None:
+    """Fill ``y`` from packed 4:2:2 (YUYV: ``shift`` 0, UYVY: 8), whose rows are ``stride`` 16-bit words apart."""
+    for row in range(y.shape[0]):
+        packed = words[row * stride : row * stride + y.shape[1]]
+        out = y[row]
+        for x in range(len(out)):
+            out[x] = np.uint8(packed[x] >> shift)
+
+
+@_compiled
+def unpack_chroma(
+    pairs: npt.NDArray[np.uint32],
+    stride: int,
+    height: int,
+    shift_u: np.uint32,
+    shift_v: np.uint32,
+    u: npt.NDArray[np.uint8],
+    v: npt.NDArray[np.uint8],
+) -> None:
+    """Fill 4:2:0 ``u`` and ``v`` from packed 4:2:2, the rounded mean of every two rows.
+
+    ``pairs`` are 32-bit words, two pixels each, little-endian (YUYV: shifts 8 and 24; UYVY: 0 and 16). The mean sits
+    between the two rows, where 4:2:0 has its chroma.
+    """
+    byte, one = np.uint32(255), np.uint32(1)
+    for row in range(u.shape[0]):
+        below = min(2 * row + 1, height - 1) * stride
+        top = pairs[2 * row * stride : 2 * row * stride + u.shape[1]]
+        low = pairs[below : below + u.shape[1]]
+        out_u, out_v = u[row], v[row]
+        for x in range(len(out_u)):
+            p, q = top[x], low[x]
+            out_u[x] = (((p >> shift_u) & byte) + ((q >> shift_u) & byte) + one) >> one
+            out_v[x] = (((p >> shift_v) & byte) + ((q >> shift_v) & byte) + one) >> one
+
+
+@_compiled
+def split_chroma(
+    words: npt.NDArray[np.uint16], stride: int, u: npt.NDArray[np.uint8], v: npt.NDArray[np.uint8]
+) -> None:
+    """Fill ``u`` and ``v`` from the second plane of NV12, taken as little-endian 16-bit words."""
+    for row in range(u.shape[0]):
+        packed = words[row * stride : row * stride + u.shape[1]]
+        out_u, out_v = u[row], v[row]
+        for x in range(len(out_u)):
+            pair = packed[x]
+            out_u[x] = np.uint8(pair)
+            out_v[x] = np.uint8(pair >> np.uint16(8))
+
+
+@_compiled
+def halve_rows(samples: npt.NDArray[np.uint8], stride: int, height: int, out: npt.NDArray[np.uint8]) -> None:
+    """Fill ``out`` with the rounded mean of every two of ``height`` rows: chroma of 4:2:2 becomes that of 4:2:0."""
+    one = np.uint16(1)
+    for row in range(out.shape[0]):
+        below = min(2 * row + 1, height - 1) * stride
+        top = samples[2 * row * stride : 2 * row * stride + out.shape[1]]
+        low = samples[below : below + out.shape[1]]
+        target = out[row]
+        for x in range(len(target)):
+            target[x] = (np.uint16(top[x]) + np.uint16(low[x]) + one) >> one
