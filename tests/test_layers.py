@@ -15,7 +15,7 @@ LAYERS = {
     1: ("color", "light", "kernels", "engine", "foreign", "cuts", "smoothing", "sources", "sinks", "runtimes"),
     2: ("resize", "decoding", "settling", "compositing", "backgrounds", "refine", "unet", "networks", "mobilenet"),
     3: ("runtimes.*", "sources.*", "sinks.*"),
-    4: ("segmenter", "pipeline", "live", "live.*", "testing", "compositor", "jobs", "images"),
+    4: ("segmenter", "pipeline", "live", "live.*", "service", "testing", "compositor", "jobs", "images"),
     5: (
         "integrations",
         "server",

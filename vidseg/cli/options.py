@@ -22,6 +22,7 @@ BACKGROUNDS = {
     "transparent": "no background: WebM, MOV (ProRes) or pictures",
 }
 CHOICES = "a picture, a video (looped), a colour ('#1e90ff', 'white'), blur, blur:STRENGTH (0 to 100), or transparent"
+LIVE_CHOICES = "a picture, a video (looped), a colour, blur, blur:STRENGTH, or none, which shows the room"
 # The scales of x264 and x265, SVT-AV1, libvpx; the others have no constant quality.
 CRF_MOST = {"h264": 51, "hevc": 51, "av1": 63, "vp9": 63}
 
@@ -157,6 +158,10 @@ ThreadsOption = Annotated[
         help="Threads for the network.",
         rich_help_panel=_NETWORK,
     ),
+]
+ConfigOption = Annotated[
+    str | None,
+    typer.Option("--config", metavar="FILE", help="A configuration (TOML) other than the one in your own folder."),
 ]
 StrictOption = Annotated[
     bool, typer.Option("--strict", help="Exit with 1 if a part of INPUT could not be read.", rich_help_panel=_MESSAGES)
