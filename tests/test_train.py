@@ -351,7 +351,7 @@ def test_a_wider_network_computes_the_same(gates):
     narrow, wide = {**TINY, "gates": gates}, {"kind": "unet", "channels": [12, 20, 26], "head": 10, "gates": gates}
     old, new = lively(narrow), build(wide).eval()
     notes = start_from(new, weights_of(old, narrow), "old.pt")
-    assert notes == ["old.pt is widened from (8, 8, 12, 8) to (12, 20, 26, 10): it computes the same"]
+    assert notes == ["old.pt is grown from (8, 8, 12, 8) to (12, 20, 26, 10): it computes the same"]
     src = torch.randn(2, 3, 16, 24)
     with torch.inference_mode():
         before, state = old(src)
@@ -359,6 +359,18 @@ def test_a_wider_network_computes_the_same(gates):
         torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(new(src, wide_state)[0], old(src, state)[0], rtol=1e-4, atol=1e-4)
     assert [s.shape[1] for s in wide_state] == [c for c, _ in new.states]
+
+
+def test_a_deeper_network_computes_the_same_and_learns_to_use_its_depth():
+    old, new = lively(TINY), build({**TINY, "channels": [8, 12, 12, 16]}).eval()
+    notes = start_from(new, weights_of(old, TINY), "old.pt")
+    assert notes == ["old.pt is grown from (8, 8, 12, 8) to (8, 12, 12, 16, 8): it computes the same"]
+    src = torch.randn(2, 3, 32, 64)
+    torch.testing.assert_close(new(src)[0], old(src)[0], rtol=1e-4, atol=1e-4)
+    new.train()(src)[0].square().mean().backward()
+    below = new.decoder[0][0].weight
+    assert not below[:, :16].any()
+    assert below.grad[:, :16].any()
 
 
 def test_replicas_grow_apart():
@@ -387,7 +399,7 @@ def test_a_network_for_classes_starts_from_one_for_alphas():
     assert torch.equal(new.head[0].weight, old.head[0].weight)
 
 
-@pytest.mark.parametrize("channels", [[8, 8], [6, 8, 12], [8, 8, 8, 8]])
+@pytest.mark.parametrize("channels", [[8, 8], [6, 8, 12], [6, 8, 12, 16]])
 def test_networks_that_do_not_fit(channels):
     old = build(TINY)
     with pytest.raises(ModelMismatchError, match=r"cannot be widened to"):

@@ -1,4 +1,4 @@
-"""What a network starts from: given weights, also those of a narrower U-Net or of one without gates."""
+"""What a network starts from: given weights, also those of a narrower or shallower U-Net or of one without gates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def start_from(net: nn.Module, weights: Weights, name: str, seed: int = 0) -> li
     """Give ``net`` these weights, as far as it has them, and return what is to be said about that.
 
     Gates that the weights lack, and a last layer for other outputs, keep their start values. A U-Net that is wider
-    than the one of the weights is given what computes the same, see ``widened``.
+    or deeper than the one of the weights is given what computes the same, see ``widened`` and ``deepened``.
 
     Args:
         net: Is changed.
@@ -33,8 +33,8 @@ def start_from(net: nn.Module, weights: Weights, name: str, seed: int = 0) -> li
         raise ModelMismatchError(f"{name} holds other weights than its own description says: {error}") from error
     notes = []
     if isinstance(net, UNet) and isinstance(given, UNet) and _widths(net) != _widths(given):
-        state = widened(given, net, seed)
-        notes.append(f"{name} is widened from {_widths(given)} to {_widths(net)}: it computes the same")
+        state = _grown(given, net, seed)
+        notes.append(f"{name} is grown from {_widths(given)} to {_widths(net)}: it computes the same")
     wanted = net.state_dict()
     kept = [key for key in wanted if key not in state or state[key].shape != wanted[key].shape]
     last = list(_last_layer(net))
@@ -65,7 +65,44 @@ def _last_layer(net: nn.Module) -> list[str]:
     return [f"{name}.{key}" for key in layer.state_dict()]
 
 
-# --- wider ------------------------------------------------------------------------------------------------------
+# --- larger -----------------------------------------------------------------------------------------------------
+
+
+def _grown(small: UNet, large: UNet, seed: int) -> dict[str, Tensor]:
+    """Return weights for ``large`` that compute what ``small`` computes: made deeper by level, then wider."""
+    *widths, head = _widths(small)
+    while len(widths) < len(large.encoder) + 1:
+        # As wide as in the end: a new level has nothing that is to be kept while it is widened.
+        widths.append(_widths(large)[len(widths)])
+        deeper = UNet(widths, head, int(small.out.out_channels) // 4)
+        deeper.load_state_dict(deeper.state_dict() | deepened(small, deeper))
+        small = deeper
+    return widened(small, large, seed)
+
+
+def deepened(shallow: UNet, deep: UNet) -> dict[str, Tensor]:
+    """Return weights for ``deep``, which has one coarser level, that compute what ``shallow`` computes.
+
+    What was the bottom is now the decoder of that level, and has yet to learn to listen to what comes from below
+    (function-preserving growth, as Net2DeeperNet: Chen et al. 2016, arXiv:1511.05641).
+
+    Returns:
+        All weights of ``deep`` but those of the new level itself, and none for gates.
+    """
+    out = {}
+    for name, value in shallow.state_dict().items():
+        part, _, rest = name.partition(".")
+        if part == "decoder":
+            level, _, rest = rest.partition(".")
+            out[f"decoder.{int(level) + 1}.{rest}"] = value
+        elif part == "bottom":
+            out[f"decoder.0.{rest}"] = value
+        elif part != "gates":
+            out[name] = value
+    own = out["decoder.0.0.weight"]
+    below = deep.decoder[0][0].weight.shape[1] - own.shape[1]  # type: ignore[index,union-attr,operator]
+    out["decoder.0.0.weight"] = torch.cat([own.new_zeros(len(own), below, 3, 3), own], 1)
+    return out
 
 
 def widened(narrow: UNet, wide: UNet, seed: int = 0) -> dict[str, Tensor]:
