@@ -12,6 +12,7 @@ from typer.main import get_command
 import vidseg
 from vidseg.cli import (
     adapt,
+    ctl,
     data,
     demo,
     doctor,
@@ -21,6 +22,7 @@ from vidseg.cli import (
     models,
     options,
     pictures,
+    service,
     signals,
     train,
     video,
@@ -53,6 +55,9 @@ app.command(epilog=models.EXAMPLES)(models.models)
 app.command(epilog=export.EXAMPLES)(export.export)
 app.command("eval", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command(epilog=explain.EXAMPLES)(explain.explain)
+# A number below zero is a value, not an option.
+app.command(epilog=ctl.EXAMPLES, context_settings={"ignore_unknown_options": True})(ctl.ctl)
+app.command(epilog=service.EXAMPLES)(service.service)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 
 

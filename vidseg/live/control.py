@@ -108,6 +108,7 @@ KEYS = {
 """Keys of the preview. Further ones: 1 to 9 choose a preset, q and escape end the run, ? shows all this."""
 _SUBJECTS = ("all", "largest", "center")
 STOP_KEYS = ("q", "\x1b")
+NUMBERS = tuple("123456789")
 
 
 def _next(subject: str) -> str:
@@ -117,7 +118,7 @@ def _next(subject: str) -> str:
 def keys_text(presets: Mapping[str, object]) -> str:
     """Return what the keys do, one a line."""
     lines = [f"{'space' if key == ' ' else key:>5}  {what.text}" for key, what in KEYS.items()]
-    lines += [f"{number:>5}  preset {name}" for number, name in zip(range(1, 10), presets, strict=False)]
+    lines += [f"{number:>5}  preset {name}" for number, name in zip(NUMBERS, presets, strict=False)]
     return "\n".join([*lines, f"{'q':>5}  end", f"{'?':>5}  show this"])
 
 
@@ -227,8 +228,8 @@ class Control:
             self._session.stop()
         elif key in KEYS:
             self._change(KEYS[key].change(self._session.settings))
-        elif key in "123456789" and int(key) <= len(names):
-            self._change(self._presets()[names[int(key) - 1]])
+        elif key in NUMBERS[: len(names)]:
+            self._change(self._presets()[names[NUMBERS.index(key)]])
 
     def _accept(self, server: socket.socket) -> None:
         try:
@@ -408,7 +409,8 @@ def sessions(folder: Path | None = None) -> dict[str, Path]:
     Raises:
         ControlError: There can be none here.
     """
-    return {path.stem: path for path in sorted((folder or _folder()).glob("*.sock")) if _connects(path)}
+    there = {path.stem: path for path in (folder or _folder()).glob("*.sock")}
+    return {name: there[name] for name in sorted(there) if _connects(there[name])}
 
 
 def ask(request: Mapping[str, Any], name: str | None = None, folder: Path | None = None) -> dict[str, Any]:
