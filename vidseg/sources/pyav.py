@@ -7,7 +7,8 @@ import os
 import re
 import struct
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
@@ -100,13 +101,18 @@ class PyAVSource:
     The planes are views of the decoder's memory and keep it alive. Never write into them: later frames may be
     predicted from them.
 
+    Args:
+        url: File or URL; in messages, what it is called.
+        opened: Opens a camera or a live stream, whose frames are not to wait for those after them; None is a file.
+
     Raises:
         SourceNotFoundError: There is nothing under that name.
         SourceError: It is not a video, or no frame of it can be decoded.
     """
 
-    def __init__(self, url: str | os.PathLike[str]) -> None:
+    def __init__(self, url: str | os.PathLike[str], opened: Callable[[str], InputContainer] | None = None) -> None:
         self._url = os.fspath(url)
+        self._live = opened is not None
         self._corrupt = self._packets = 0
         self._truncated = False
         self._notes: dict[str, str] = {}
@@ -117,10 +123,11 @@ class PyAVSource:
         self._colors: dict[tuple[int, ...], Color] = {}
         self._neutral: Plane | None = None
         self._clock: _Clock | None = None
-        _check_file(self._url)
+        if opened is None:
+            _check_file(self._url)
         try:
             with _reading(self._url):
-                self._container = open_container(self._url)
+                self._container = (opened or open_container)(self._url)
                 self._stream = self._choose()
                 self._decoded = self._decode()
                 first = next(self._decoded, None)
@@ -226,7 +233,10 @@ class PyAVSource:
                 other.discard = av.stream.Discard.all
         if len(streams) > 1:
             self._note("streams", f"{self._name} holds {len(streams)} video tracks: all but the best are left out")
-        stream.thread_type = "AUTO"
+        # Threads that decode whole frames hold back as many: latency.
+        stream.thread_type = "SLICE" if self._live else "AUTO"
+        if self._live:
+            stream.codec_context.flags |= av.codec.context.Flags.low_delay
         return stream
 
     @property
@@ -261,7 +271,7 @@ class PyAVSource:
             mastering=_mastering(frame),
             frames=stream.frames,
             duration=max(duration, 0.0),
-            live=scheme(self._url) in LIVE,
+            live=self._live or scheme(self._url) in LIVE,
             name=self._name,
         )
 
@@ -289,6 +299,10 @@ class PyAVSource:
                 packet = next(packets)
             except StopIteration:
                 return
+            except av.error.BlockingIOError:  # a camera of macOS has no frame yet
+                time.sleep(0.004)
+                packets = container.demux(self._stream)
+                continue
             except av.error.InvalidDataError:
                 self._corrupt += 1
                 errors += 1
@@ -421,15 +435,15 @@ class PyAVSource:
         info, name = self._info, picture.format.name
         if (picture.height, picture.width) == info.size:
             if _AS_IS.get(name) == info.depth:
-                y, u, v = (_view(picture, index, info.depth) for index in range(3))
+                y, u, v = (plane_view(picture, index, info.depth) for index in range(3))
                 return y, u, v
             if name == "gray" and info.depth == 8:
-                return _view(picture, 0, 8), *self._neutral_chroma()
+                return plane_view(picture, 0, 8), *self._neutral_chroma()
             if name in ("gray10le", "gray12le", "gray16le") and info.depth == 10:
-                luma = _view(picture, 0, 16)
+                luma = plane_view(picture, 0, 16)
                 return cast(Plane, luma >> (int(name[4:6]) - 10)), *self._neutral_chroma()
         picture = self._convert(picture, color)
-        y, u, v = (_view(picture, index, info.depth) for index in range(3))
+        y, u, v = (plane_view(picture, index, info.depth) for index in range(3))
         return y, u, v
 
     def _convert(self, picture: VideoFrame, color: Color) -> VideoFrame:
@@ -573,7 +587,7 @@ class _Deinterlacer:
             yield picture
 
 
-def _view(picture: VideoFrame, index: int, depth: int) -> Plane:
+def plane_view(picture: VideoFrame, index: int, depth: int) -> Plane:
     """Return a plane as an array without a copy; the array keeps the picture alive."""
     plane = picture.planes[index]
     dtype: Any = np.uint8 if depth == 8 else np.uint16
