@@ -226,8 +226,8 @@ def relight(
 
 
 @_compiled
-def movement(guide: npt.NDArray[np.uint8], reference: Floats, shift: np.float32) -> Floats:
-    """Return float32 ``(h, w)``: how far ``guide - shift`` lies from ``reference`` in the mean over 3x3 pixels."""
+def movement(guide: npt.NDArray[np.uint8], reference: Floats, gain: np.float32, shift: np.float32) -> Floats:
+    """Return float32 ``(h, w)``: how far ``guide`` lies from ``gain * reference + shift``, its mean over 3x3 pixels."""
     height, width = guide.shape
     out = np.empty((height, width), np.float32)
     sums = np.empty(width + 2, np.float32)
@@ -238,7 +238,7 @@ def movement(guide: npt.NDArray[np.uint8], reference: Floats, shift: np.float32)
         for row in (max(j - 1, 0), j, min(j + 1, height - 1)):
             now, then = guide[row], reference[row]
             for x in range(len(middle)):
-                middle[x] += np.float32(now[x]) - then[x]
+                middle[x] += np.float32(now[x]) - gain * then[x]
         sums[0], sums[-1] = sums[1], sums[-2]
         target = out[j]
         for x in range(len(target)):
@@ -829,3 +829,46 @@ def halve_rows(samples: npt.NDArray[np.uint8], stride: int, height: int, out: np
         target = out[row]
         for x in range(len(target)):
             target[x] = (np.uint16(top[x]) + np.uint16(low[x]) + one) >> one
+
+
+@_compiled
+def recolour(
+    y: Samples,
+    y_stride: int,
+    u: Samples,
+    u_stride: int,
+    v: Samples,
+    v_stride: int,
+    matrix: Floats,
+    offset: Floats,
+    out_y: npt.NDArray[np.uint8],
+    out_u: npt.NDArray[np.uint8],
+    out_v: npt.NDArray[np.uint8],
+) -> None:
+    """Fill 4:2:0 planes with ``matrix @ (y, u, v) + offset``, rounded; chroma must not depend on luma.
+
+    Luma takes the chroma sample of its own two by two pixels: what is lost by that is below a step of 8 bits wherever
+    chroma changes by less than ten steps from one sample to the next.
+    """
+    height, width = out_y.shape
+    wide = np.empty(2 * out_u.shape[1], np.float32)
+    for row in range(out_u.shape[0]):
+        blue, red = (
+            u[row * u_stride : row * u_stride + out_u.shape[1]],
+            v[row * v_stride : row * v_stride + out_v.shape[1]],
+        )
+        target_u, target_v = out_u[row], out_v[row]
+        for x in range(len(target_u)):
+            b, r = np.float32(blue[x]), np.float32(red[x])
+            target_u[x] = np.uint8(min(max(matrix[1, 1] * b + matrix[1, 2] * r + offset[1], _ZERO), _TOP) + _HALF)
+            target_v[x] = np.uint8(min(max(matrix[2, 1] * b + matrix[2, 2] * r + offset[2], _ZERO), _TOP) + _HALF)
+        even, odd = wide[0::2], wide[1::2]
+        for x in range(len(blue)):
+            shift = matrix[0, 1] * np.float32(blue[x]) + matrix[0, 2] * np.float32(red[x]) + offset[0]
+            even[x] = shift
+            odd[x] = shift
+        gain, shifts = matrix[0, 0], wide[:width]
+        for line in range(2 * row, min(2 * row + 2, height)):
+            luma, target = y[line * y_stride : line * y_stride + width], out_y[line]
+            for x in range(len(target)):
+                target[x] = np.uint8(min(max(gain * np.float32(luma[x]) + shifts[x], _ZERO), _TOP) + _HALF)

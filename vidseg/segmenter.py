@@ -20,6 +20,7 @@ from vidseg.kernels import to_network
 from vidseg.light import HLG, PQ, convert_light
 from vidseg.resize import shrink, shrink_planes
 
+Planes = tuple[Plane, Plane, Plane]
 SCALES = (0.75, 1.0, 1.5)
 """For stills."""
 
@@ -127,6 +128,41 @@ class Segmenter:
             return self._look(frames)
         return [matte for frame in frames for matte in self._look([frame])]
 
+    def shrink(self, frame: Frame) -> Planes:
+        """Return the three planes of ``frame`` at the size of its network, for a look before ``look``."""
+        return shrink_planes(frame, self._stored(self._engine(frame.size, 1.0)))
+
+    def look(self, frame: Frame, planes: Planes, scale: float = 1.0) -> Alpha:
+        """Return the alpha of one frame whose planes were shrunk already, at their size.
+
+        Args:
+            frame: Tells the time and the colours.
+            planes: What ``shrink`` gave for it.
+            scale: Of the network's own size at which it looks; see ``prepare``.
+
+        Raises:
+            EngineError: The engine failed, or gave numbers that are no alpha.
+        """
+        engine = self._engine(frame.size, scale)
+        size, seen = planes[0].shape, self._stored(engine)
+        if self._remembers:
+            self._forget(frame, _eight_bit(planes[0], frame.depth))
+            self._states = {key: state for key, state in self._states.items() if key == engine.size}
+        small = planes if seen == size else tuple(shrink(plane, seen) for plane in planes)  # type: ignore[type-var]
+        src = np.rot90(self._normalised(small, frame), self._turns, (1, 2))[None]  # type: ignore[arg-type]
+        alpha: Alpha = self._asked(engine, np.ascontiguousarray(src))[0]
+        return alpha if seen == size else shrink(alpha, (size[0], size[1]))
+
+    def prepare(self, size: Size, scale: float = 1.0) -> None:
+        """Open the engine for frames of ``size`` at ``scale`` of the network's own size, if it is not open.
+
+        Another thread may do this while frames go through an engine that is open.
+
+        Raises:
+            EngineError: The model does not work at that size.
+        """
+        self._engine(size, scale)
+
     def _look(self, frames: Sequence[Frame]) -> list[Matte]:
         *coarser, finest = self._engines_for(frames[0].size)
         shown, guides = self._shown(finest, frames)
@@ -155,7 +191,7 @@ class Segmenter:
     ) -> tuple[npt.NDArray[np.float32], list[npt.NDArray[np.uint8]]]:
         """Return the engine's input and the luma of each frame at its size."""
         src = np.empty((len(frames), 3, *engine.size), np.float32)
-        stored = engine.size[::-1] if self._turns % 2 else engine.size
+        stored = self._stored(engine)
         guides = []
         for frame, picture in zip(frames, src, strict=True):
             planes = shrink_planes(frame, stored)
@@ -182,25 +218,34 @@ class Segmenter:
         for engine in self._engines.values():
             engine.close()
 
+    def _stored(self, engine: Engine) -> Size:
+        """Return the size of what ``engine`` looks at, as the frames are stored."""
+        height, width = engine.size
+        return (width, height) if self._turns % 2 else (height, width)
+
     def _engines_for(self, size: Size) -> list[Engine]:
         """Return an engine for each scale, coarsest first."""
-        if self._fixed is not None:
-            return [self._fixed]
-        height, width = size[0], size[1] * self._sample_aspect
-        own = self._spec.size_for((height, width) if self._turns % 2 == 0 else (width, height))
-        step = self._spec.multiple
-        engines = []
-        for scale in self._scales if self._spec.resizable else (1.0,):
-            wanted = round(own[0] * scale / step) * step, round(own[1] * scale / step) * step
-            if wanted not in self._engines:
-                engine = open_engine(self._spec, self._runtime, wanted, self._threads, self._precision)
-                # What was found out of a foreign file need not be found out again.
-                self._spec = replace(self._spec, wiring=engine.spec.wiring)
-                self._engines[wanted] = engine
-            engines.append(self._engines[wanted])
-        return engines
+        if not self._spec.resizable or self._fixed is not None:
+            return [self._engine(size, 1.0)]
+        return [self._engine(size, scale) for scale in self._scales]
 
-    def _normalised(self, planes: tuple[Plane, Plane, Plane], frame: Frame) -> npt.NDArray[np.float32]:
+    def _engine(self, size: Size, scale: float) -> Engine:
+        """Return the engine for frames of ``size``, opened if it is not open."""
+        if self._fixed is not None:
+            return self._fixed
+        height, width = size[0], size[1] * self._sample_aspect
+        wanted = self._spec.size_for((height, width) if self._turns % 2 == 0 else (width, height))
+        if self._spec.resizable and scale != 1:
+            step = self._spec.multiple
+            wanted = round(wanted[0] * scale / step) * step, round(wanted[1] * scale / step) * step
+        if wanted not in self._engines:
+            engine = open_engine(self._spec, self._runtime, wanted, self._threads, self._precision)
+            # What was found out of a foreign file need not be found out again.
+            self._spec = replace(self._spec, wiring=engine.spec.wiring)
+            self._engines[wanted] = engine
+        return self._engines[wanted]
+
+    def _normalised(self, planes: Planes, frame: Frame) -> npt.NDArray[np.float32]:
         """Return the network's input ``(3, h, w)`` for small planes of equal size."""
         mean, std = self._spec.mean, self._spec.std
         if frame.color.transfer not in (PQ, HLG):

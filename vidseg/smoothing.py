@@ -75,7 +75,7 @@ class Smoother:
         # One pixel in 64 is enough for the medians: of the change, which is the exposure's, and of what is left of it.
         shift = float(np.median(guide[::8, ::8] - self._reference[::8, ::8]))
         shift = min(max(shift, -_EXPOSURE_CAP), _EXPOSURE_CAP)
-        moved = kernels.movement(guide, self._reference, np.float32(shift))
+        moved = kernels.movement(guide, self._reference, np.float32(1), np.float32(shift))
         # That is the noise as long as less than half of the picture moves, 1.5 of it is about sigma.
         noise = min(1.5 * float(np.median(moved[::8, ::8])), _NOISE_CAP)
         decay = math.exp(-step / self._time_constant)
