@@ -24,7 +24,7 @@ Sync = Literal["strict", "fast"]
 PixelFormat = Literal["auto", "mjpeg", "yuyv", "nv12"]
 
 _PRESETS = "preset"
-_TEXTS, _NUMBERS, _FLAGS = ("camera", "runtime"), ("max_cpu", "target_fps"), ("preview", "always_on")
+_TEXTS, _NUMBERS, _FLAGS = ("camera", "runtime"), ("max_cpu", "target_fps"), ("loop", "preview", "always_on")
 _CHOICES: dict[str, tuple[str, ...]] = {
     "pixel_format": get_args(PixelFormat),
     "on_failure": get_args(OnFailure),
@@ -39,10 +39,12 @@ class Start:
     """What a live run is started with and keeps until it ends; the words are those of ``vidseg webcam``.
 
     Attributes:
-        camera: ``0``, a name or a part of one, ``/dev/videoN``, a URL, ``screen``, or a file played in real time.
+        camera: ``default``, a number, a name or a part of one, ``/dev/videoN``, a URL, ``screen``, or a file, which is
+            played in real time.
         size: ``WIDTHxHEIGHT``, or empty for what the camera likes best.
         fps: Frames a second, a number or ``30000/1001``; None for what the camera likes best.
         pixel_format: What the camera is to send.
+        loop: Whether a file starts again at its end.
         out: Outputs; none is the first virtual camera, else the preview.
         preview: Whether a window shows the result as well.
         on_failure: What is shown while there is no mask to be trusted; never the room.
@@ -58,10 +60,11 @@ class Start:
         ValueError: A value is out of its range.
     """
 
-    camera: str = "0"
+    camera: str = "default"
     size: str = ""
     fps: str | float | None = None
     pixel_format: PixelFormat = "auto"
+    loop: bool = True
     out: tuple[str, ...] = ()
     preview: bool = False
     on_failure: OnFailure = "background"
