@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
 from vidseg import kernels
-from vidseg.frame import Color, Plane, allocate
+from vidseg.frame import Color, Frame, Plane, allocate
 
 _LUMA_WEIGHTS = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722), "bt2020": (0.2627, 0.0593)}
 """Weights of red and blue in luma: H.273 table 4, codes 5 and 6, 1, 9."""
@@ -122,6 +124,40 @@ def rgb_from_planes(
     step = 1 if planes[1].shape == planes[0].shape else 2
     kernels.to_rgb(*y, *u, *v, step, *affine, np.float32(top), rgb.reshape(height, 3 * width))
     return rgb
+
+
+def to_color(frame: Frame, color: Color) -> Frame:
+    """Return ``frame`` as 8-bit 4:2:0 of ``color``'s matrix and range; the same object if it is that already.
+
+    The transfer stays as it is: 8 bits of a PQ picture still are PQ.
+    """
+    if frame.depth == 8 and frame.subsampled and _means_the_same(frame.color, color):
+        return frame
+    if not frame.subsampled or frame.color.matrix == "rgb":
+        rgb = rgb_from_planes(frame.planes, frame.color, frame.depth, bits=16)
+        return replace(frame, planes=planes_from_rgb(rgb, color), depth=8, color=color)
+    planes = frame.planes
+    if frame.depth > 8:
+        half, shift = np.uint16(1 << (frame.depth - 9)), frame.depth - 8
+        y, u, v = (np.minimum((plane + half) >> shift, 255).astype(np.uint8) for plane in planes)
+        planes = y, u, v
+    if not _means_the_same(frame.color, color):
+        y, u, v = (kernels.as_rows(plane) for plane in planes)
+        planes = allocate(frame.size)
+        kernels.recolour(*y, *u, *v, *_between(frame.color, color), *planes)
+    return replace(frame, planes=planes, depth=8, color=color)
+
+
+def _means_the_same(one: Color, other: Color) -> bool:
+    return (one.matrix, one.full_range) == (other.matrix, other.full_range)
+
+
+@lru_cache(16)
+def _between(one: Color, other: Color) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Return ``(matrix, offset)`` from samples of ``one`` to those of ``other``, float32 ``(3, 3)`` and ``(3,)``."""
+    to_rgb, black_of_rgb = rgb_matrix(one)
+    from_rgb, black_of_samples = ycbcr_matrix(other)
+    return (from_rgb @ to_rgb).astype(np.float32), (from_rgb @ black_of_rgb + black_of_samples).astype(np.float32)
 
 
 def _halved(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -6,9 +6,11 @@
     ├── SourceError                     .url (credentials redacted)
     │   └── SourceNotFoundError(…, FileNotFoundError)
     ├── EngineError                     .path, .runtime
-    │   └── ModelMismatchError(…, ValueError)      the file is not the network or size the manifest says
+    │   ├── ModelMismatchError(…, ValueError)      the file is not the network or size the manifest says
+    │   └── MaskError                   a mask that cannot be of people in this picture
     ├── SinkError                       .url
-    │   └── OutputExistsError(…, FileExistsError)
+    │   ├── OutputExistsError(…, FileExistsError)
+    │   └── OutputClosedError       whoever looked has gone: an end, not a failure
     ├── DeviceUnavailableError(SourceError, SinkError, OSError)   a camera, virtual camera or screen; a reason a line
     ├── ConfigError                     .path
     ├── ControlError                    no session of `vidseg webcam` answers, or it refuses
@@ -59,6 +61,10 @@ class ModelMismatchError(EngineError, ValueError):
     """The file is not the network that its manifest describes."""
 
 
+class MaskError(EngineError):
+    """A mask that cannot be of the people in this picture; it must not be used."""
+
+
 class SinkError(VidsegError):
     """An output could not be opened or written."""
 
@@ -72,6 +78,10 @@ class OutputExistsError(SinkError, FileExistsError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class OutputClosedError(SinkError):
+    """Whoever looked at a live output has gone: the window was closed, the pipe's other end ended. No failure."""
 
 
 class DeviceUnavailableError(SourceError, SinkError, OSError):
