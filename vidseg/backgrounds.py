@@ -447,35 +447,70 @@ class VideoBackground:
 
     def _fitted(self, frame: Frame) -> tuple[Plane, Plane, Plane]:
         """Return the planes of the shown frame, in the kind of ``frame``."""
-        shown, clip = self._shown, self._clip
+        clip = self._clip
         assert clip is not None
         own = _View(clip.rotation // 90 % 4, clip.mirrored, clip.sample_aspect)
-        planes = tuple(self._view.stored(own.upright(plane)) for plane in shown.planes)
-        # In the stored frame's grid, so only the shape of the pixels is left of the views.
-        place = _Place.of(
-            own.upright(shown.planes[0]).shape, self._fit, self._view, frame.size, own.upright_aspect, even=True
-        )
-        if not is_same_light(shown.color, frame.color):
-            rgb = rgb_from_planes(planes, shown.color, shown.depth, bits=16)  # type: ignore[arg-type]
-            rgb = convert_light(place.put(rgb, frame.size, 0), shown.color, frame.color)
-            return planes_from_rgb(rgb, frame.color, frame.depth, frame.subsampled)
-        black = [round(x) for x in ycbcr_matrix(shown.color, shown.depth)[1]]
-        matrix, offset = _between(shown, frame)
-        fitted = allocate(frame.size, frame.depth, frame.subsampled)
-        parts: dict[Size, list[Array]] = {}
-        for target, weights, zero in zip(fitted, matrix, offset, strict=True):
-            used = np.flatnonzero(np.abs(weights) > 1e-9)
-            size = target.shape
-            if len(used) == 1 and abs(weights[used[0]] - 1) < 1e-9 and abs(zero) < 1e-9:
-                place.put(planes[used[0]], size, black[used[0]], target)
-                continue
-            if size not in parts:
-                parts[size] = [place.put(p, size, b).astype(np.float32) for p, b in zip(planes, black, strict=True)]
-            samples = np.full(size, zero, np.float32)
-            for index in used:
-                samples += np.float32(weights[index]) * parts[size][index]
-            target[...] = np.clip(np.rint(samples), 0, 2**frame.depth - 1)
-        return fitted
+        return _fitted(self._shown, own, frame, self._view, self._fit)
+
+
+def fit_frame(
+    frame: Frame,
+    like: Frame,
+    fit: Fit = "cover",
+    rotation: int = 0,
+    sample_aspect: Fraction = Fraction(1),
+    *,
+    mirrored: bool = False,
+) -> Frame:
+    """Return ``frame``, upright, in the size, chroma, depth and colour of ``like``; it is returned itself if it is so.
+
+    Args:
+        frame: Of any kind; it is not changed. Its time stays.
+        like: Only its kind is used.
+        fit: See ``open_background``.
+        rotation: ``StreamInfo.rotation`` of ``frame``.
+        sample_aspect: ``StreamInfo.sample_aspect`` of ``frame``.
+        mirrored: ``StreamInfo.mirrored`` of ``frame``.
+    """
+    view = _View(rotation // 90 % 4, mirrored, sample_aspect)
+    meant = [(f.size, f.subsampled, f.depth, f.color.matrix, f.color.full_range) for f in (frame, like)]
+    if view == _View() and meant[0] == meant[1] and is_same_light(frame.color, like.color):
+        return frame if frame.color == like.color else replace(frame, color=like.color)
+    planes = _fitted(frame, view, like, _View(), fit)
+    return replace(frame, planes=planes, color=like.color, depth=like.depth, alpha=None)
+
+
+def _fitted(shown: Frame, own: _View, frame: Frame, view: _View, fit: Fit) -> tuple[Plane, Plane, Plane]:
+    """Return the planes of a frame, watched as ``own`` says, in the kind of another one, watched as ``view`` says."""
+    planes = tuple(view.stored(own.upright(plane)) for plane in shown.planes)
+    # In the stored frame's grid, so only the shape of the pixels is left of the views.
+    place = _Place.of(own.upright(shown.planes[0]).shape, fit, view, frame.size, own.upright_aspect, even=True)
+    if not is_same_light(shown.color, frame.color):
+        rgb = rgb_from_planes(planes, shown.color, shown.depth, bits=16)  # type: ignore[arg-type]
+        rgb = convert_light(place.put(rgb, frame.size, 0), shown.color, frame.color)
+        return planes_from_rgb(rgb, frame.color, frame.depth, frame.subsampled)
+    black = [round(x) for x in ycbcr_matrix(shown.color, shown.depth)[1]]
+    matrix, offset = _between(shown, frame)
+    fitted = allocate(frame.size, frame.depth, frame.subsampled)
+    parts: dict[Size, list[Array]] = {}
+    for target, weights, zero in zip(fitted, matrix, offset, strict=True):
+        used = np.flatnonzero(np.abs(weights) > 1e-9)
+        size = target.shape
+        first = used[0] if len(used) else 0
+        if len(used) == 1 and abs(weights[first] - 1) < 1e-9 and abs(zero) < 1e-9:
+            place.put(planes[first], size, black[first], target)
+            continue
+        if len(used) == 1 and shown.depth == frame.depth == 8:  # another range: what webcams with JPEG have
+            table = np.clip(np.rint(weights[first] * np.arange(256) + zero), 0, 255).astype(np.uint8)
+            place.put(cv2.LUT(planes[first], table), size, table[black[first]], target)
+            continue
+        if size not in parts:
+            parts[size] = [place.put(p, size, b).astype(np.float32) for p, b in zip(planes, black, strict=True)]
+        samples = np.full(size, zero, np.float32)
+        for index in used:
+            samples += np.float32(weights[index]) * parts[size][index]
+        target[...] = np.clip(np.rint(samples), 0, 2**frame.depth - 1)
+    return fitted
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from vidseg.compositing import composite, cutout
 from vidseg.frame import Color, Frame, allocate
 from vidseg.pipeline import Timings
 from vidseg.refine import refine
-from vidseg.segmenter import Segmenter
+from vidseg.segmenter import Matte, Segmenter
 from vidseg.settling import settle
 from vidseg.smoothing import Smoother
 
@@ -52,21 +52,40 @@ class Compositor:
             if self._smoother is not None:
                 with timings.measure("smooth"):
                     alpha = self._smoother(alpha, matte.guide, frame.time)
-            with timings.measure("refine"):
-                full = refine(alpha, frame, matte.guide)
-                if frame.alpha is not None:  # what a picture had cut away already stays away
-                    full = ((full.astype(np.uint16) * frame.alpha + 127) // 255).astype(np.uint8)
-            if self._background is None:
-                done.append(_grey(frame, full))
-            elif isinstance(self._background, TransparentBackground):
-                with timings.measure("composite"):
-                    done.append(cutout(frame, full))
-            else:
-                with timings.measure("background"):
-                    behind = self._background.render(frame, full)
-                with timings.measure("composite"):
-                    done.append(composite(frame, behind, full, decontaminate=self._decontaminate))
+            done.append(compose(frame, Matte(alpha, matte.guide), self._background, self._decontaminate, timings))
         return done
+
+
+def compose(
+    frame: Frame,
+    matte: Matte,
+    background: Background | None,
+    decontaminate: bool = True,
+    timings: Timings | None = None,
+) -> Frame:
+    """Return a new frame with its own small alpha applied: on ``background``, or the alpha itself if there is none.
+
+    Args:
+        frame: The people in their room; it is not changed.
+        matte: Of this very frame, settled and steadied.
+        background: What is put behind them.
+        decontaminate: Whether the old background's colour is taken out of soft edges.
+        timings: Gets what each step took.
+    """
+    timings = timings or Timings()
+    with timings.measure("refine"):
+        full = refine(matte.alpha, frame, matte.guide)
+        if frame.alpha is not None:  # what a picture had cut away already stays away
+            full = ((full.astype(np.uint16) * frame.alpha + 127) // 255).astype(np.uint8)
+    if background is None:
+        return _grey(frame, full)
+    if isinstance(background, TransparentBackground):
+        with timings.measure("composite"):
+            return cutout(frame, full)
+    with timings.measure("background"):
+        behind = background.render(frame, full)
+    with timings.measure("composite"):
+        return composite(frame, behind, full, decontaminate=decontaminate)
 
 
 def _grey(frame: Frame, alpha: np.ndarray[tuple[int, int], np.dtype[np.uint8]]) -> Frame:

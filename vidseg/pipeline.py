@@ -1,4 +1,4 @@
-"""Pipeline, Channel and Stats: from a source through a stage to a sink. The only place with threads.
+"""Pipeline, Channel and Stats: from a source through a stage to a sink. Threads are here and in ``live``.
 
 ::
 
@@ -57,15 +57,20 @@ class Channel(Generic[T]):
             self._changed.notify_all()
             return True
 
-    def take(self, most: int) -> list[T]:
+    @property
+    def closed(self) -> bool:
+        """Whether no more is let in."""
+        return self._closed
+
+    def take(self, most: int, timeout: float | None = None) -> list[T]:
         """Return ``most`` items, fewer only at the end of a closed channel, none when it is drained.
 
-        A ``drop`` channel never waits for a batch to fill: it returns what is there.
+        A ``drop`` channel never waits for a batch to fill: it returns what is there. After ``timeout`` seconds what is
+        there is returned, too, if only nothing.
         """
-        enough = most if self._full == "wait" else 1
+        enough = min(most if self._full == "wait" else 1, self._capacity)
         with self._changed:
-            while len(self._items) < min(enough, self._capacity) and not self._closed:
-                self._changed.wait()
+            self._changed.wait_for(lambda: len(self._items) >= enough or self._closed, timeout)
             taken = [self._items.popleft() for _ in range(min(most, len(self._items)))]
             self._changed.notify_all()
             return taken
@@ -105,8 +110,11 @@ class Timings:
         self._counts.setdefault(stage, Counter())[bucket] += frames
 
     def percentiles(self) -> dict[str, dict[str, float]]:
-        """Return ``{stage: {"p50": ms, "p95": ms}}``."""
-        return {stage: {f"p{p}": self._percentile(c, p) for p in (50, 95)} for stage, c in self._counts.items()}
+        """Return ``{stage: {"p50": ms, "p95": ms, "p99": ms}}``."""
+        return {
+            stage: {f"p{p}": self._percentile(counts, p) for p in (50, 95, 99)}
+            for stage, counts in list(self._counts.items())
+        }
 
     def _percentile(self, counts: Counter[int], percent: int) -> float:
         left = counts.total() * percent / 100
@@ -155,7 +163,7 @@ class Stats:
         dropped: Frames of a live stream that came too fast.
         corrupt: Packets and frames that could not be decoded.
         truncated: Whether the source ended before it said it would.
-        stages: ``{stage: {"p50": ms, "p95": ms}}``, a frame.
+        stages: ``{stage: {"p50": ms, "p95": ms, "p99": ms}}``, a frame.
         output: Path of what was written.
         model, runtime: What computed.
         notes: Sentences for a person: what was repaired, re-encoded or could not be kept.
