@@ -14,15 +14,19 @@ from typing import Literal
 from vidseg.errors import DeviceUnavailableError
 from vidseg.frame import Size
 
-FORMATS = {
-    "MJPG": "MJPEG",
-    "JPEG": "MJPEG",
-    "YU12": "I420",
-    "GREY": "grey",
+PACKINGS = {
+    "nv12": ("NV12", "NV21"),
+    "i420": ("YU12", "YV12"),
+    "yuyv": ("YUYV", "YVYU", "UYVY", "VYUY"),
+    "mjpeg": ("MJPG", "JPEG"),
+    "grey": ("GREY",),
 }
+"""The pixel formats of V4L2 that are read here, cheapest first; grey is for cameras that see faces in the dark."""
+FORMATS = {"MJPG": "MJPEG", "JPEG": "MJPEG", "YU12": "I420", "GREY": "grey"}
 """Words for pixel formats whose four characters are not what people call them."""
 LOOPBACK_MEND = "sudo modprobe v4l2loopback exclusive_caps=1 card_label='vidseg'"
 """What makes a virtual camera on Linux."""
+_READABLE = {fourcc for group in PACKINGS.values() for fourcc in group}
 _VIRTUAL = re.compile(r"virtual|loopback|\bdummy\b", re.IGNORECASE)
 
 
@@ -35,12 +39,14 @@ class CameraModes:
         size: ``(height, width)``, or the largest if any up to it can be had.
         fps: Frames a second, fastest first; () if the driver does not say.
         scales: Whether smaller sizes can be had, too.
+        readable: Whether it can be read here.
     """
 
     pixel_format: str
     size: Size
     fps: tuple[Fraction, ...] = ()
     scales: bool = False
+    readable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +193,8 @@ def _describe(path: str, lasting: str, holders: tuple[Holder, ...], details: boo
         bus=capability.bus,
         driver=capability.driver,
         modes=tuple(
-            CameraModes(FORMATS.get(m.fourcc, m.fourcc), m.size, m.rates, scales=m.smallest != m.size) for m in modes
+            CameraModes(FORMATS.get(m.fourcc, m.fourcc), m.size, m.rates, m.smallest != m.size, m.fourcc in _READABLE)
+            for m in modes
         ),
         holders=holders,
     )

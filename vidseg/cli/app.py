@@ -15,6 +15,7 @@ from vidseg.cli import (
     ctl,
     data,
     demo,
+    devices,
     doctor,
     evaluate,
     explain,
@@ -58,6 +59,7 @@ app.command(epilog=explain.EXAMPLES)(explain.explain)
 # A number below zero is a value, not an option.
 app.command(epilog=ctl.EXAMPLES, context_settings={"ignore_unknown_options": True})(ctl.ctl)
 app.command(epilog=service.EXAMPLES)(service.service)
+app.command(epilog=devices.EXAMPLES)(devices.devices)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 
 

@@ -23,7 +23,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
 from vidseg import kernels
-from vidseg.devices import FORMATS, holders
+from vidseg.devices import FORMATS, PACKINGS, holders
 from vidseg.errors import DeviceUnavailableError, SourceError
 from vidseg.frame import Color, Frame, Plane, Size, StreamInfo, allocate, chroma_size
 from vidseg.sources.camera import CameraMode
@@ -33,24 +33,13 @@ from vidseg.v4l2 import Mode, PixelFormat, Taken, VideoDevice
 SILENCE = 10.0
 """Seconds without a picture after which a camera is given up: some take seconds to begin."""
 TIME_BASE = Fraction(1, 1_000_000)
-_JPEG = ("MJPG", "JPEG")
+_JPEG = PACKINGS["mjpeg"]
 # Bits by which luma, Cb and Cr are shifted in a 16- and a 32-bit word.
 _PACKED = {"YUYV": (0, 8, 24), "YVYU": (0, 24, 8), "UYVY": (8, 0, 16), "VYUY": (8, 16, 0)}
 _SEMIPLANAR = {"NV12": False, "NV21": True}
 _PLANAR = {"YU12": False, "YV12": True}
-# What a picture costs: decoding a JPEG is ten times all others. Grey is for cameras that see faces in the dark.
-_COST = {
-    **dict.fromkeys((*_SEMIPLANAR, *_PLANAR), 0),
-    **dict.fromkeys(_PACKED, 1),
-    **dict.fromkeys(_JPEG, 2),
-    "GREY": 100,
-}
-_MEANT: dict[str, Sequence[str]] = {
-    "auto": tuple(_COST),
-    "mjpeg": _JPEG,
-    "yuyv": tuple(_PACKED),
-    "nv12": tuple(_SEMIPLANAR),
-}
+_COST = {fourcc: cost for cost, group in enumerate(PACKINGS.values()) for fourcc in group}
+_MEANT = {**PACKINGS, "auto": tuple(_COST)}
 
 
 def choose_mode(modes: Sequence[Mode], wanted: CameraMode) -> tuple[str, Size, Fraction | None] | None:
@@ -72,6 +61,7 @@ def choose_mode(modes: Sequence[Mode], wanted: CameraMode) -> tuple[str, Size, F
         rate = choose_rate(mode.rates, fps)
         slow = max(math.log2(fps / rate), 0.0) if rate else 0.0
         score = apart * (8 if wanted.size else 1) + slow * (4 if wanted.fps else 2) + _COST[mode.fourcc] / 50
+        score += 10 * (mode.fourcc in PACKINGS["grey"])
         if best is None or score < best[0] - 1e-9:
             best = (score, mode.fourcc, near, rate)
     return best[1:] if best else None
@@ -316,8 +306,7 @@ class V4L2Source:
             y, u, v = (plane_view(picture, index, 8) for index in range(3))
             if kind == "yuv420p":
                 return y, u, v
-            shape = chroma_size(self._info.size)
-            return y, _halved(u, shape), _halved(v, shape)
+            return y, halve(u), halve(v)
         if kind == "gray":
             return plane_view(picture, 0, 8), *self._grey()
         if self._reformatter is None:
@@ -393,9 +382,10 @@ def _aligned(data: npt.NDArray[np.uint8], stride: int, word: int, width: int) ->
     return np.ascontiguousarray(_plane(data, stride, (rows, width))).reshape(-1)
 
 
-def _halved(chroma: Plane, shape: Size) -> Plane:
+def halve(chroma: Plane) -> Plane:
+    """Return a chroma plane of 4:2:2 with the rounded mean of every two rows: that of 4:2:0, sited between them."""
     samples, stride = kernels.as_rows(chroma)
-    out = np.empty(shape, np.uint8)
+    out = np.empty(((chroma.shape[0] + 1) // 2, chroma.shape[1]), np.uint8)
     kernels.halve_rows(samples, stride, chroma.shape[0], out)
     return out
 
