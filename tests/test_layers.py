@@ -69,7 +69,6 @@ MAY_IMPORT = {
     "settling": {"cv2"},
     "motion": {"cv2"},
     "subject": {"cv2"},
-    "framing": {"cv2"},
     "placement": {"cv2"},
     "live.matting": {"cv2"},
     "unet": {"torch"},

@@ -872,3 +872,43 @@ def recolour(
             luma, target = y[line * y_stride : line * y_stride + width], out_y[line]
             for x in range(len(target)):
                 target[x] = np.uint8(min(max(gain * np.float32(luma[x]) + shifts[x], _ZERO), _TOP) + _HALF)
+
+
+@_compiled
+def interpolate(
+    samples: Samples,
+    stride: int,
+    width: int,
+    rows: npt.NDArray[np.int64],
+    row_parts: Floats,
+    columns: npt.NDArray[np.int32],
+    column_parts: Floats,
+    out: Samples,
+) -> None:
+    """Fill the plane ``out`` by bilinear interpolation.
+
+    Sample ``(y, x)`` lies ``row_parts[y]`` below row ``rows[y]``, and ``column_parts[x]`` to the right of column
+    ``columns[x]``. Where a part is 0 the next row or column need not exist. ``rows`` does not decrease.
+    """
+    line, sides = np.zeros(width + 1, np.float32), np.empty((2, out.shape[1]), np.float32)
+    held = np.full(2, -1, np.int64)
+    for j in range(out.shape[0]):
+        for which in range(2):
+            row = rows[j] + which
+            if held[row % 2] == row or (which == 1 and row_parts[j] == _ZERO):
+                continue
+            held[row % 2] = row
+            source, target = samples[row * stride : row * stride + width], sides[row % 2]
+            for x in range(len(source)):
+                line[x] = np.float32(source[x])
+            for x in range(len(target)):
+                left = line[columns[x]]
+                target[x] = left + column_parts[x] * (line[columns[x] + 1] - left)
+        part = row_parts[j]
+        above, below, target = sides[rows[j] % 2], sides[(rows[j] + 1) % 2], out[j]
+        if part == _ZERO:
+            for x in range(len(target)):
+                target[x] = np.uint16(above[x] + _HALF)
+        else:
+            for x in range(len(target)):
+                target[x] = np.uint16(above[x] + part * (below[x] - above[x]) + _HALF)
