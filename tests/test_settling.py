@@ -10,7 +10,7 @@ from vidseg.settling import settle
 def scene():
     y, x = np.mgrid[:96, :160].astype(np.float32)
     distance = np.hypot(y - 60, x - 70)
-    return np.clip((30 - distance) / 6 + 0.5, 0, 1).astype(np.float32)
+    return np.clip((30 - distance) / 2 + 0.5, 0, 1).astype(np.float32)
 
 
 def test_what_is_sure_stays_to_the_last_bit():
@@ -27,6 +27,18 @@ def test_fog_in_the_room_goes_and_a_sure_hand_stays():
     settled = settle(alpha)
     assert settled[5:15, 130:150].max() == 0
     assert (settled[20:24, 20:24] == np.float32(0.9)).all()
+
+
+def test_fog_that_hangs_together_with_a_person_fades_and_what_is_likely_stays():
+    alpha = scene()
+    alpha[60, 99:150] = 0.4  # from the arm into the room
+    alpha[68, 98:150] = 0.6
+    settled = settle(alpha)
+    np.testing.assert_array_equal(settled[60, :101], alpha[60, :101])
+    assert settled[60, 110:].max() == 0
+    assert (np.diff(settled[60, 99:115]) <= 0).all()
+    assert (settled[68, 98:150] == np.float32(0.6)).all()
+    np.testing.assert_allclose(settle(1 - alpha), 1 - settled, atol=1e-6)  # dents fade the same way
 
 
 def test_a_dent_is_filled_and_a_hole_onto_the_room_stays():

