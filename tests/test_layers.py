@@ -79,6 +79,7 @@ MAY_IMPORT = {
     "runtimes.torch": {"torch"},
     "devices": {"av"},
     "sources.pyav": {"av"},
+    "sources.raw": {"av"},
     "sources.v4l2": {"av"},
     "sources.network": {"av"},
     "sources.grabbing": {"av"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -144,7 +145,7 @@ def to_color(frame: Frame, color: Color) -> Frame:
     if not _means_the_same(frame.color, color):
         y, u, v = (kernels.as_rows(plane) for plane in planes)
         planes = allocate(frame.size)
-        kernels.recolour(*y, *u, *v, *_between(frame.color, color), *planes)
+        kernels.recolour(*y, *u, *v, *_between(frame.color, color), *cast(Any, planes))
     return replace(frame, planes=planes, depth=8, color=color)
 
 

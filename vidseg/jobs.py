@@ -12,9 +12,11 @@ from vidseg.pipeline import Pipeline, Progress, Stats
 from vidseg.segmenter import Segmenter
 from vidseg.sinks import OutputOptions, open_sink
 from vidseg.sinks.pictures import is_pictures as writes_pictures
+from vidseg.sinks.raw import NAME as STANDARD_OUTPUT
 from vidseg.smoothing import Smoother
 from vidseg.sources import open_source
 from vidseg.sources.pictures import is_pictures as reads_pictures
+from vidseg.sources.raw import is_raw
 
 _BATCH_PIXELS = 17_000_000
 """A batch of frames waits in memory as a whole: eight of 1080p, two of 4K."""
@@ -38,8 +40,8 @@ def process_video(
     """Write ``source`` to ``output`` with another background.
 
     Args:
-        source: Video file, URL, folder of pictures or numbered sequence.
-        output: Video file, or folder or numbered pattern for pictures.
+        source: Video file, URL, folder of pictures, numbered sequence, or ``-`` for standard input.
+        output: Video file, folder or numbered pattern for pictures, or ``-`` for standard output.
         background: Picture, video, ``#rrggbb``, ``blur``, ``blur:STRENGTH`` or ``transparent``; None writes the
             alpha itself, grey.
         fit: How a background of another shape is fitted.
@@ -81,12 +83,18 @@ def process_video(
         )
         stack.callback(segmenter.close)
         compositor = Compositor(segmenter, behind, Smoother() if smooth else None, decontaminate=decontaminate)
-        carried = None if reads_pictures(source) or writes_pictures(output) or not options.audio else source
+        soundless = reads_pictures(source) or is_raw(source) or writes_pictures(output)
+        carried = None if soundless or not options.audio else source
         sink = open_sink(output, info, options, source=carried)
         stack.callback(sink.abort)  # an interrupt may come before the pipeline owns it
         batch = max(1, min(segmenter.batch, _BATCH_PIXELS // (info.size[0] * info.size[1])))
         stats = Pipeline(opened, compositor, sink, batch=batch).run(progress, runtime=segmenter.runtime)
-        return replace(stats, output=output, model=segmenter.model, runtime=segmenter.runtime)
+        return replace(
+            stats,
+            output=STANDARD_OUTPUT if is_raw(output) else output,
+            model=segmenter.model,
+            runtime=segmenter.runtime,
+        )
 
 
 def matte_video(

@@ -21,7 +21,7 @@ from typing import Generic, Literal, Protocol, TypeVar
 
 from vidseg.errors import SourceError
 from vidseg.frame import Frame
-from vidseg.sinks import Sink
+from vidseg.sinks import Interruptible, Sink
 from vidseg.sources import Source
 
 T = TypeVar("T")
@@ -108,6 +108,11 @@ class Timings:
         """Add ``frames`` measurements of ``seconds`` each."""
         bucket = round(math.log(max(seconds, 1e-7), self._STEP))
         self._counts.setdefault(stage, Counter())[bucket] += frames
+
+    def merge(self, other: Timings) -> None:
+        """Add all that another one has measured."""
+        for stage, counts in list(other._counts.items()):
+            self._counts.setdefault(stage, Counter()).update(counts)
 
     def percentiles(self) -> dict[str, dict[str, float]]:
         """Return ``{stage: {"p50": ms, "p95": ms, "p99": ms}}``."""
@@ -281,6 +286,8 @@ class Pipeline:
         self._decoded.close(discard=True)
         self._finished.close(discard=True)
         self._source.close()
+        if isinstance(self._sink, Interruptible):
+            self._sink.interrupt()
         for thread in threads:
             if thread.ident is not None:
                 thread.join()

@@ -23,6 +23,7 @@ from vidseg.cli import (
     models,
     options,
     pictures,
+    pipe,
     service,
     signals,
     train,
@@ -48,6 +49,7 @@ app = typer.Typer(
 app.command(epilog=video.PROCESS_EXAMPLES)(video.process)
 app.command(epilog=video.MATTE_EXAMPLES)(video.matte)
 app.command(epilog=pictures.EXAMPLES)(pictures.image)
+app.command(epilog=pipe.EXAMPLES)(pipe.pipe)
 app.command(epilog=demo.EXAMPLES)(demo.demo)
 app.command(epilog=data.EXAMPLES)(data.data)
 app.command(epilog=train.EXAMPLES)(train.train)

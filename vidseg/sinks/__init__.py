@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from vidseg.frame import Frame, StreamInfo
 
@@ -64,6 +64,15 @@ class Sink(Protocol):
         ...
 
 
+@runtime_checkable
+class Interruptible(Protocol):
+    """A sink whose ``write`` may wait for a reader for ever."""
+
+    def interrupt(self) -> None:
+        """Let a ``write`` that waits raise ``OutputClosedError`` soon. From any thread."""
+        ...
+
+
 def check_alpha(frame: Frame, content: Content) -> None:
     """Refuse a frame that ``content`` does not fit: without its alpha it might show the room.
 
@@ -75,10 +84,11 @@ def check_alpha(frame: Frame, content: Content) -> None:
 
 
 def open_sink(url: str, info: StreamInfo, options: OutputOptions | None = None, *, source: str | None = None) -> Sink:
-    """Open an output: a video file, or a folder or numbered pattern for pictures.
+    """Open an output: a video file, a folder or numbered pattern for pictures, or standard output.
 
     Args:
-        url: The output. A name without suffix, or that ends in ``/``, is a folder of ``%06d.png``.
+        url: The output. A name without suffix, or that ends in ``/``, is a folder of ``%06d.png``; ``-`` is y4m on
+            standard output, ``-:raw`` bare samples.
         info: Of the frames that will be written.
         options: See ``OutputOptions``.
         source: File whose audio, subtitles, chapters and metadata are kept, or None.
@@ -89,7 +99,10 @@ def open_sink(url: str, info: StreamInfo, options: OutputOptions | None = None, 
     """
     from vidseg.sinks.pictures import PictureSink, is_pictures
     from vidseg.sinks.pyav import PyAVSink
+    from vidseg.sinks.raw import RawSink, is_raw
 
+    if is_raw(url):
+        return RawSink(url, info, (options or OutputOptions()).content)
     if is_pictures(url):
         return PictureSink(url, info, options or OutputOptions())
     return PyAVSink(url, info, options or OutputOptions(), source=source)

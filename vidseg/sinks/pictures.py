@@ -34,7 +34,7 @@ _HDR_TRANSFERS = (16, 18)  # PQ and HLG, H.273 table 3
 
 def is_pictures(url: str) -> bool:
     """Return whether ``url`` names pictures: a folder, a name without suffix, or a pattern (``shot_%04d.png``)."""
-    if "://" in url:
+    if "://" in url or url == "-" or url.startswith("-:"):
         return False
     path = Path(url)
     if _NUMBER.search(path.name) and path.suffix.lower() in SUFFIXES:

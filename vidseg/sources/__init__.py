@@ -53,7 +53,9 @@ class Source(Protocol):
 
 
 def open_source(url: str) -> Source:
-    """Open a video file, URL, picture, folder of pictures or numbered sequence (``shot_%04d.png``).
+    """Open a video file, URL, picture, folder of pictures, numbered sequence (``shot_%04d.png``) or ``-``.
+
+    ``-`` is y4m on standard input, ``-:raw:1280x720:30:yuv420p`` bare samples there.
 
     Raises:
         SourceNotFoundError: There is nothing under that name.
@@ -61,5 +63,8 @@ def open_source(url: str) -> Source:
     """
     from vidseg.sources.pictures import PictureSource, is_pictures
     from vidseg.sources.pyav import PyAVSource
+    from vidseg.sources.raw import RawSource, is_raw
 
+    if is_raw(url):
+        return RawSource(url)
     return PictureSource(url) if is_pictures(url) else PyAVSource(url)
