@@ -61,18 +61,48 @@ def perimeter(alpha: Alpha) -> float:
     return float(np.count_nonzero(cv2.morphologyEx((alpha > 0.5).view(np.uint8), cv2.MORPH_GRADIENT, _SQUARE))) / 2
 
 
-class Carrier:
-    """Carries an alpha from one picture to a later one of the same scene, by dense optical flow.
+class Flow:
+    """Dense optical flow between two small pictures of one stream, and what it carries along. Not thread-safe.
 
-    DIS (Kroeger et al., "Fast Optical Flow using Dense Inverse Search", ECCV 2016) from the new picture to the old one.
+    DIS (Kroeger et al., "Fast Optical Flow using Dense Inverse Search", ECCV 2016), from the new picture to the old
+    one, so that each new pixel knows where it was.
+    """
+
+    def __init__(self) -> None:
+        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        self._grid = np.zeros((0, 0, 2), np.float32)
+
+    def source(self, before: Luma, now: Luma) -> Floats | None:
+        """Return where in ``before`` each pixel of ``now`` was, ``(h, w, 2)``: x and y. None if too small."""
+        height, width = now.shape
+        if min(height, width) < _SMALLEST:
+            return None
+        if self._grid.shape[:2] != now.shape:
+            rows, columns = np.mgrid[:height, :width].astype(np.float32)
+            self._grid = np.stack([columns, rows], axis=2)
+        source: Floats = self._flow.calc(now, before, None)  # type: ignore[call-overload]
+        source += self._grid
+        return source
+
+    def carry(self, labels: Luma, before: Luma, now: Luma) -> Luma:
+        """Return the ``labels`` of ``before`` where they are in ``now``, all uint8 ``(h, w)``."""
+        source = self.source(before, now)
+        if source is None:
+            return labels.copy()
+        how = cv2.INTER_NEAREST
+        return np.asarray(cv2.remap(labels, source, None, how, borderMode=cv2.BORDER_REPLICATE))  # type: ignore[call-overload]
+
+
+class Carrier:
+    """Carries an alpha from one picture to a later one of the same scene.
+
     Fails closed: alpha is kept where what the flow brings to a pixel looks like what is there, or where nothing has
     changed at all. The rest, such as what a moving hand has just uncovered, becomes room, unless it is a patch with
     nothing but sure person around it (a mouth that opens).
     """
 
     def __init__(self) -> None:
-        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
-        self._grid = np.zeros((0, 0, 2), np.float32)
+        self._flow = Flow()
 
     def __call__(self, alpha: Alpha, before: Luma, now: Luma, changed: Change) -> tuple[Alpha, float]:
         """Return the alpha of ``now`` and how much alpha, in pixels, became room for want of support.
@@ -83,14 +113,9 @@ class Carrier:
             now: Luma of the new picture.
             changed: Of ``now`` against ``before``.
         """
-        height, width = now.shape
-        if min(height, width) < _SMALLEST:
+        source = self._flow.source(before, now)
+        if source is None:
             return np.where(changed.where, np.float32(0), alpha), float(alpha[changed.where].sum())
-        if self._grid.shape[:2] != now.shape:
-            rows, columns = np.mgrid[:height, :width].astype(np.float32)
-            self._grid = np.stack([columns, rows], axis=2)
-        source = self._flow.calc(now, before, None)  # type: ignore[call-overload]
-        source += self._grid
         carried, brought = (
             np.asarray(cv2.remap(plane, source, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))  # type: ignore[call-overload]
             for plane in (alpha, before)
