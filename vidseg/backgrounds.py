@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from vidseg.color import planes_from_rgb, rgb_from_planes, rgb_matrix, ycbcr_matrix
+from vidseg.color import planes_from_rgb, rgb_from_planes, rgb_matrix, to_color, ycbcr_matrix
 from vidseg.decoding import Picture, Samples, is_animated, is_picture, read_animation, read_picture
 from vidseg.errors import SourceError, SourceNotFoundError
 from vidseg.frame import RGB, Frame, FullAlpha, Plane, Size, allocate
@@ -462,7 +462,7 @@ def fit_frame(
     *,
     mirrored: bool = False,
 ) -> Frame:
-    """Return ``frame``, upright, in the size, chroma, depth and colour of ``like``; it is returned itself if it is so.
+    """Return ``frame``, upright, in the size, chroma, depth and colour of ``like``; its planes if it is so.
 
     Args:
         frame: Of any kind; it is not changed. Its time stays.
@@ -473,9 +473,10 @@ def fit_frame(
         mirrored: ``StreamInfo.mirrored`` of ``frame``.
     """
     view = _View(rotation // 90 % 4, mirrored, sample_aspect)
-    meant = [(f.size, f.subsampled, f.depth, f.color.matrix, f.color.full_range) for f in (frame, like)]
-    if view == _View() and meant[0] == meant[1] and is_same_light(frame.color, like.color):
-        return frame if frame.color == like.color else replace(frame, color=like.color)
+    alike = frame.size == like.size and (like.depth, like.subsampled) == (8, True)
+    if view == _View() and alike and is_same_light(frame.color, like.color):
+        same = to_color(frame, like.color)
+        return same if same.color == like.color else replace(same, color=like.color)
     planes = _fitted(frame, view, like, _View(), fit)
     return replace(frame, planes=planes, color=like.color, depth=like.depth, alpha=None)
 
@@ -496,13 +497,8 @@ def _fitted(shown: Frame, own: _View, frame: Frame, view: _View, fit: Fit) -> tu
     for target, weights, zero in zip(fitted, matrix, offset, strict=True):
         used = np.flatnonzero(np.abs(weights) > 1e-9)
         size = target.shape
-        first = used[0] if len(used) else 0
-        if len(used) == 1 and abs(weights[first] - 1) < 1e-9 and abs(zero) < 1e-9:
-            place.put(planes[first], size, black[first], target)
-            continue
-        if len(used) == 1 and shown.depth == frame.depth == 8:  # another range: what webcams with JPEG have
-            table = np.clip(np.rint(weights[first] * np.arange(256) + zero), 0, 255).astype(np.uint8)
-            place.put(cv2.LUT(planes[first], table), size, table[black[first]], target)
+        if len(used) == 1 and abs(weights[used[0]] - 1) < 1e-9 and abs(zero) < 1e-9:
+            place.put(planes[used[0]], size, black[used[0]], target)
             continue
         if size not in parts:
             parts[size] = [place.put(p, size, b).astype(np.float32) for p, b in zip(planes, black, strict=True)]

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from vidseg.backgrounds import Background, TransparentBackground
 from vidseg.compositing import composite, cutout
-from vidseg.frame import Color, Frame, allocate
+from vidseg.frame import Color, Frame, FullAlpha, allocate
 from vidseg.pipeline import Timings
 from vidseg.refine import refine
 from vidseg.segmenter import Matte, Segmenter
 from vidseg.settling import settle
 from vidseg.smoothing import Smoother
+
+Restage = Callable[[Frame, FullAlpha], tuple[Frame, FullAlpha]]
+"""Another place or size of the people in a frame, and of their alpha along with them."""
 
 
 class Compositor:
@@ -62,6 +65,9 @@ def compose(
     background: Background | None,
     decontaminate: bool = True,
     timings: Timings | None = None,
+    *,
+    reframe: Restage | None = None,
+    place: Restage | None = None,
 ) -> Frame:
     """Return a new frame with its own small alpha applied: on ``background``, or the alpha itself if there is none.
 
@@ -71,12 +77,17 @@ def compose(
         background: What is put behind them.
         decontaminate: Whether the old background's colour is taken out of soft edges.
         timings: Gets what each step took.
+        reframe: What is done to picture and alpha before there is a background, which a blurred room follows.
+        place: What is done to them before the background that there is.
     """
     timings = timings or Timings()
     with timings.measure("refine"):
         full = refine(matte.alpha, frame, matte.guide)
         if frame.alpha is not None:  # what a picture had cut away already stays away
             full = ((full.astype(np.uint16) * frame.alpha + 127) // 255).astype(np.uint8)
+    if reframe is not None:
+        with timings.measure("reframe"):
+            frame, full = reframe(frame, full)
     if background is None:
         return _grey(frame, full)
     if isinstance(background, TransparentBackground):
@@ -84,6 +95,9 @@ def compose(
             return cutout(frame, full)
     with timings.measure("background"):
         behind = background.render(frame, full)
+    if place is not None:
+        with timings.measure("place"):
+            frame, full = place(frame, full)
     with timings.measure("composite"):
         return composite(frame, behind, full, decontaminate=decontaminate)
 

@@ -1,0 +1,33 @@
+"""Latency: how long each stage of a live run takes, over the whole run and lately."""
+
+from __future__ import annotations
+
+import time
+
+from vidseg.pipeline import Timings
+
+_WINDOW = 5.0
+
+
+class Latency(Timings):
+    """Timings of the whole run, and of the last five to ten seconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._windows = Timings(), Timings()  # the one before, and the present one
+        self._began = time.monotonic()
+
+    def add(self, stage: str, seconds: float, frames: int = 1) -> None:
+        """Add ``frames`` measurements of ``seconds`` each."""
+        super().add(stage, seconds, frames)
+        now = time.monotonic()
+        if now - self._began > _WINDOW:
+            self._windows, self._began = (self._windows[1], Timings()), now
+        self._windows[1].add(stage, seconds, frames)
+
+    def recent(self) -> dict[str, dict[str, float]]:
+        """Return ``{stage: {"p50": ms, "p95": ms, "p99": ms}}`` of the last seconds."""
+        both = Timings()
+        for window in self._windows:
+            both.merge(window)
+        return both.percentiles()
