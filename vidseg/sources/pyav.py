@@ -315,7 +315,7 @@ class PyAVSource:
                 if not self._packets:
                     raise
                 silent = isinstance(error, av.error.ExitError)
-                reason = f"no answer for {TIMEOUT:.0f} seconds" if silent else getattr(error, "strerror", None)
+                reason = "no more answer" if silent else getattr(error, "strerror", None)
                 self._cut(reason or str(error))
                 return
             errors = 0

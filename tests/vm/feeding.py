@@ -1,0 +1,95 @@
+"""Another process that feeds a virtual camera: one colour, over and over."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from vidseg.frame import Size
+
+COLOR = (150, 90, 190)
+
+
+class Feed:
+    """Feeds ``path`` with one colour until it is stopped.
+
+    Args:
+        path: Of a v4l2loopback device.
+        packing: ``mjpeg`` or ``yuyv``.
+        size: ``(height, width)``.
+    """
+
+    color = COLOR
+
+    def __init__(self, path: str, packing: str, size: Size) -> None:
+        command = [sys.executable, str(Path(__file__)), path, packing, str(size[0]), str(size[1])]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == b"feeding\n"
+
+    def stop(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def picture(packing: str, size: Size) -> bytes:
+    """Return one picture of ``COLOR``."""
+    height, width = size
+    y, u, v = COLOR
+    if packing == "yuyv":
+        return bytes((y, u, y, v)) * (width // 2 * height)
+    import av
+    import numpy as np
+
+    planes = av.VideoFrame(width, height, "yuvj422p")
+    for plane, value in zip(planes.planes, COLOR, strict=True):
+        plane.update(np.full(plane.buffer_size, value, np.uint8).tobytes())
+    planes.pts = 0
+    encoder = av.CodecContext.create("mjpeg", "w")
+    encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuvj422p"
+    encoder.time_base = Fraction(1, 30)
+    encoder.options = {"qmin": "2", "qmax": "2"}
+    return bytes((encoder.encode(planes) + encoder.encode(None))[0])
+
+
+def main(path: str, packing: str, height: str, width: str) -> None:
+    import os
+
+    from vidseg.v4l2 import OUTPUT, VideoDevice
+
+    size = int(height), int(width)
+    data = picture(packing, size)
+    with VideoDevice(path) as device:
+        device.set_format({"mjpeg": "MJPG", "yuyv": "YUYV"}[packing], size, OUTPUT)
+        said = False
+        while True:
+            try:
+                os.write(device.fd, data)
+            except OSError as error:
+                if error.errno != errno.EAGAIN:
+                    raise
+            if not said:
+                print("feeding", flush=True)
+                said = True
+            time.sleep(1 / 15)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
