@@ -43,7 +43,7 @@ class Scene:
         """Return what is kept of the union, and which share of what is seen of each."""
         picture, alpha, seen = ROOM.copy(), np.zeros((H, W), np.float32), []
         for number, person in enumerate(people):
-            x = int(round(float((person * np.arange(W)).sum() / max(person.sum(), 1))))
+            x = round(float((person * np.arange(W)).sum() / max(person.sum(), 1)))
             look = 60 + 50 * number + np.roll(CLOTH[number], x, axis=1)
             picture = person * look + (1 - person) * picture
             alpha = np.maximum(alpha, person)
@@ -112,7 +112,7 @@ def test_somebody_who_was_larger_for_a_moment_does_not_become_the_subject():
 def test_somebody_who_stays_and_is_much_larger_takes_over():
     subject, scene = Subject("largest"), Scene()
     small, large = body(50, 70, 120), body(180, 130)
-    for index in range(30):
+    for _ in range(30):
         scene(subject, small)
     shares = [scene(subject, small, large)[1] for _ in range(30 * 6)]
     assert shares[60] == [1.0, 0.0]
@@ -126,7 +126,7 @@ def test_a_raised_hand_whose_arm_is_out_of_sight_is_kept():
     for index in range(40):
         up = 165 - 1.2 * index
         hand = np.clip((11 - np.hypot((rows - up) * 0.6, columns - 175)) / 2 + 0.5, 0, 1).astype(np.float32)
-        kept, (body_share, hand_share) = scene(subject, person, hand)
+        _, (body_share, hand_share) = scene(subject, person, hand)
         assert body_share == 1
         assert hand_share == 1 or hand.sum() < 30
 

@@ -66,10 +66,14 @@ class Flow:
 
     DIS (Kroeger et al., "Fast Optical Flow using Dense Inverse Search", ECCV 2016), from the new picture to the old
     one, so that each new pixel knows where it was.
+
+    Args:
+        finest: It is computed at ``1 / 2 ** finest`` of the pictures' size.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, finest: int = 2) -> None:
         self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        self._flow.setFinestScale(finest)
         self._grid = np.zeros((0, 0, 2), np.float32)
 
     def source(self, before: Luma, now: Luma) -> Floats | None:
@@ -85,12 +89,33 @@ class Flow:
         return source
 
     def carry(self, labels: Luma, before: Luma, now: Luma) -> Luma:
-        """Return the ``labels`` of ``before`` where they are in ``now``, all uint8 ``(h, w)``."""
+        """Return the ``labels`` of ``before`` where they are in ``now``, and 0 where the flow brings another picture.
+
+        All are uint8 ``(h, w)``.
+        """
         source = self.source(before, now)
         if source is None:
             return labels.copy()
-        how = cv2.INTER_NEAREST
-        return np.asarray(cv2.remap(labels, source, None, how, borderMode=cv2.BORDER_REPLICATE))  # type: ignore[call-overload]
+        carried, brought = (
+            np.asarray(cv2.remap(plane, source, None, how, borderMode=cv2.BORDER_REPLICATE), np.uint8)  # type: ignore[call-overload]
+            for plane, how in ((labels, cv2.INTER_NEAREST), (before, cv2.INTER_LINEAR))
+        )
+        carried[differs(now, brought.astype(np.float32), change(now, before.astype(np.float32)))] = 0
+        return carried
+
+
+def differs(now: Luma, brought: Floats, changed: Change) -> npt.NDArray[np.bool_]:
+    """Return where ``brought``, a picture carried to ``now``, does not look like it.
+
+    Args:
+        now: uint8 ``(h, w)``.
+        brought: float32.
+        changed: Between the two without carrying: tells noise and exposure.
+    """
+    moved = kernels.movement(now, brought, *changed.exposure)
+    bound = cv2.morphologyEx(now, cv2.MORPH_GRADIENT, _SQUARE) * np.float32(_PER_CONTRAST)
+    bound += np.float32(changed.threshold + _CARRIED)
+    return np.asarray(moved > bound)
 
 
 class Carrier:
@@ -120,10 +145,7 @@ class Carrier:
             np.asarray(cv2.remap(plane, source, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))  # type: ignore[call-overload]
             for plane in (alpha, before)
         )
-        differs = kernels.movement(now, brought.astype(np.float32), *changed.exposure)
-        bound = cv2.morphologyEx(now, cv2.MORPH_GRADIENT, _SQUARE) * np.float32(_PER_CONTRAST)
-        bound += np.float32(changed.threshold + _CARRIED)
-        doubtful = (differs > bound) & (carried > 0)
+        doubtful = differs(now, brought.astype(np.float32), changed) & (carried > 0)
         still = doubtful & ~changed.where
         carried[still] = alpha[still]
         doubtful ^= still

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import cv2
@@ -9,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from vidseg.frame import Alpha
-from vidseg.motion import Flow, Luma
+from vidseg.motion import Flow, Luma, change
 
 Kept = Literal["all", "largest", "center"]
+Mask = npt.NDArray[np.bool_]
 Owners = npt.NDArray[np.uint8]
 """Whose each pixel is: NOBODY's, the SUBJECT's or another's."""
 
@@ -25,6 +27,12 @@ _NEAR, _NEAR_BELOW = 0.1, 0.3
 """Shares of the picture's width within which such a hand is; the second where it comes up from the lower edge."""
 _REACH = 0.06
 """Share of the picture's width by which people move from frame to frame at most."""
+_SLIVER = 0.06
+"""Share of a patch below which what is another's in it is left over from a touch."""
+_FRINGE = 0.016
+"""Share of the picture's width by which the subject may grow where others touch it."""
+_CROWD = 2.0
+"""Seconds after a touch in which whoever comes out from behind the subject is another."""
 _MISSED = 1.5
 """Seconds for which nobody else is taken for a subject that is out of sight: it may come out again behind somebody."""
 _BIGGER, _LONG = 1.8, 4.0
@@ -52,7 +60,7 @@ class Subject:
         if kept not in ("all", "largest", "center"):
             raise ValueError(f"the subject is all, largest or center, not {kept = }")
         self._kept = kept
-        self._flow = Flow()
+        self._flow = Flow(1)
         self.reset()
 
     def reset(self) -> None:
@@ -60,7 +68,11 @@ class Subject:
         self._owners: Owners | None = None
         self._guide: Luma = np.zeros((0, 0), np.uint8)
         self._seen = self._time = 0.0
-        self._place: npt.NDArray[np.bool_] | None = None  # where the subject was last
+        self._place: Mask | None = None  # where the subject was last
+        self._home = np.zeros((0, 0), bool)  # where it was before others touched it,
+        self._look: Luma = np.zeros((0, 0), np.uint8)  # and what the picture was then
+        self._crowded = -math.inf  # until when others may touch or hide it
+        self._solo: Mask = np.zeros((0, 0), bool)  # what is surely it, among others
         self._rivalry = 0.0
 
     def __call__(self, alpha: Alpha, guide: Luma, time: float) -> Alpha:
@@ -84,6 +96,8 @@ class Subject:
         self._owners, self._guide = owners, luma
         if (owners == SUBJECT).any():
             self._seen, self._place = time, owners == SUBJECT
+            if time > self._crowded:
+                self._home, self._look, self._solo = self._place, luma, self._place
         if not (owners == OTHER).any():
             return alpha
         if not (owners == SUBJECT).any():
@@ -109,16 +123,18 @@ class Subject:
         closest[distance > _REACH * alpha.shape[1]] = NOBODY
         if self._place is not None:  # and nobody has taken that place
             closest[self._place & (closest == NOBODY)] = SUBJECT
-        moved: Owners | None = None
+        told: Owners | None = None
         counts = np.array([np.bincount(closest[labels == label], minlength=3) for label in patches], np.int64)
         totals = counts.sum(0) if patches else np.zeros(3, np.int64)
         for label, (_, mine, theirs) in zip(patches, counts, strict=True):
             patch = labels == label
-            # Who has most of himself elsewhere has only left some pixels here: the two have parted.
-            if mine and theirs and 2 * mine >= totals[SUBJECT] and 2 * theirs >= totals[OTHER]:
-                if moved is None:
-                    moved = _nearest(self._flow.carry(before, self._guide, luma))[0]
-                owners[patch] = moved[patch]
+            # Who has most of himself elsewhere has only left some pixels here: the two have parted. Slivers are no one.
+            touch = 2 * mine >= totals[SUBJECT] and 2 * theirs >= totals[OTHER]
+            if touch and min(mine, theirs) > _SLIVER * (mine + theirs):
+                self._crowded = self._time + _CROWD
+            if self._time <= self._crowded and (mine or self._home[patch].any()):
+                told = self._told_apart(before, luma, labels > 0) if told is None else told
+                owners[patch] = told[patch]
             elif mine or theirs:
                 owners[patch] = SUBJECT if mine > theirs else OTHER
         self._part(owners, labels, patches, areas)
@@ -126,6 +142,24 @@ class Subject:
         self._adopt(
             owners, labels, [label for label, known in zip(patches, counts, strict=True) if not known[1:].any()]
         )
+        return owners
+
+    def _told_apart(self, before: Owners, luma: Luma, people: Mask) -> Owners:
+        """Return whose the pixels of touching people are: whose they were where the picture has them from.
+
+        What looks as it did before they touched is the subject, and what is new is only if it is close to it. The
+        subject does not grow by that, else it would follow whoever comes out from behind it.
+        """
+        known = np.where(before == OTHER, OTHER, self._solo.astype(np.uint8) * SUBJECT)
+        owners = self._flow.carry(known, self._guide, luma)
+        same = self._home & people & ~change(luma, self._look.astype(np.float32)).where
+        owners[same] = SUBJECT
+        owners[~people] = NOBODY
+        self._solo = owners == SUBJECT
+        closest, distance = _nearest(owners)
+        new = people & (owners == NOBODY)
+        owners[new] = OTHER
+        owners[new & (closest == SUBJECT) & (distance <= _FRINGE * people.shape[1])] = SUBJECT
         return owners
 
     def _part(
@@ -139,7 +173,7 @@ class Subject:
         gaps = _distance(labels == body)
         for label in own:
             patch = labels == label
-            if label != body and not self._is_hand(patch, gaps, int(areas[body])):
+            if label != body and not _is_hand(patch, gaps, int(areas[body]), _NEAR_BELOW):
                 owners[patch] = OTHER
 
     def _choose(
@@ -175,15 +209,16 @@ class Subject:
         for label in unknown:
             patch = labels == label
             if not mine[patch].any():
-                owners[patch] = SUBJECT if self._is_hand(patch, gaps, area) else OTHER
-
-    def _is_hand(self, patch: npt.NDArray[np.bool_], gaps: npt.NDArray[np.float32], area: int) -> bool:
-        """Return whether a patch may be a hand of the body at ``gaps`` from it, of ``area`` pixels."""
-        near = _NEAR_BELOW if patch[-1].any() else _NEAR
-        return bool(np.count_nonzero(patch) <= _PART * area and gaps[patch].min() <= near * patch.shape[1])
+                near = _NEAR_BELOW if patch[-1].any() else _NEAR
+                owners[patch] = SUBJECT if _is_hand(patch, gaps, area, near) else OTHER
 
 
-def _distance(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+def _is_hand(patch: Mask, gaps: npt.NDArray[np.float32], area: int, near: float) -> bool:
+    """Return whether a patch may be a hand of the body at ``gaps`` from it, of ``area`` pixels."""
+    return bool(np.count_nonzero(patch) <= _PART * area and gaps[patch].min() <= near * patch.shape[1])
+
+
+def _distance(mask: Mask) -> npt.NDArray[np.float32]:
     """Return how far each pixel is from ``mask``; very far if that is empty."""
     if not mask.any():
         return np.full(mask.shape, np.inf, np.float32)
