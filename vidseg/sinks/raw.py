@@ -137,7 +137,7 @@ class RawSink:
         if frame.alpha is not None:
             top = (1 << frame.depth) - 1
             deep = (frame.alpha.astype(np.uint32) * top + 127) // 255
-            planes.append(deep.astype(np.uint8 if frame.depth == 8 else np.uint16))
+            planes.append(deep.astype(np.uint8) if frame.depth == 8 else deep.astype(np.uint16))
         planes = [np.rot90(plane, self._turns) for plane in planes]
         return [plane[:, ::-1] for plane in planes] if self._info.mirrored else planes
 

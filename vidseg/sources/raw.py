@@ -157,7 +157,7 @@ class _Pipe:
         self._fd = fd
         self._begin = b""
         self._header = 0
-        self._bare = False
+        self._bare = self._ended = False
         self._total = 0
         self.closed = False
         try:
@@ -206,7 +206,7 @@ class _Pipe:
 
     def left_over(self, packet: int) -> bool:
         """Whether what was read is no whole number of frames, each of ``packet`` bytes."""
-        if not packet or not self._bare or self.closed:
+        if not packet or not self._bare or not self._ended:
             return False
         mark = len(_FRAME) + 1 if self._header else 0
         return (self._total - self._header) % (packet + mark) != 0
@@ -214,5 +214,7 @@ class _Pipe:
     def _take(self, size: int) -> bytes:
         while not self.closed:
             if self._poll is None or self._poll.poll(200):
-                return os.read(self._fd, size)
+                taken = os.read(self._fd, size)
+                self._ended = not taken
+                return taken
         return b""
