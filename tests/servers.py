@@ -170,7 +170,7 @@ class MotionJPEG(_Server):
 
 @contextmanager
 def files(folder: str) -> Iterator[int]:
-    """Serve the files of a folder by HTTP, with ranges as a web server has them; yields the port."""
+    """Serve the files of a folder by HTTP; yields the port."""
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *arguments: object) -> None:

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 SILENCE = 5.0
 """Seconds without a byte after which a stream is lost."""
-# Nothing is held back to be sorted or looked at: half a second is enough to see what a stream is made of.
-_OPTIONS = {"fflags": "nobuffer", "analyzeduration": "500000", "probesize": "1000000"}
+# Half a second is enough to see what a stream is made of. What came in that time is decoded, too, and dropped: FFmpeg's
+# "nobuffer" would throw away its key frame, and so show nothing before the next.
+_OPTIONS = {"analyzeduration": "500000", "probesize": "1000000"}
 _OF_SCHEME = {
     "rtsp": {"rtsp_transport": "tcp", "allowed_media_types": "video", "max_delay": "0"},
     "rtsps": {"rtsp_transport": "tcp", "allowed_media_types": "video", "max_delay": "0"},
@@ -91,7 +92,7 @@ class _ThroughProgram(PyAVSource):
             )
         self._process = subprocess.Popen(
             [
-                *(program, "-nostdin", "-loglevel", "error", "-fflags", "nobuffer", "-analyzeduration", "500000"),
+                *(program, "-nostdin", "-loglevel", "error", "-analyzeduration", "500000"),
                 *("-i", url, "-map", "0:v:0", "-c", "copy", "-flush_packets", "1", "-muxdelay", "0"),
                 *("-f", "mpegts", "-"),
             ],
