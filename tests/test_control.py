@@ -317,8 +317,9 @@ def test_two_sessions_are_told_apart_by_their_output(folder):
         ("-", "stdout"),
         ("../talk.mkv", "talk.mkv"),
         ("/" + "x" * 200, "x" * 48),
-        ("..", "stdout"),
-        ("\0\n/é", "stdout"),
+        ("-:raw", "stdout"),
+        ("..", "out"),
+        ("\0\n/é", "out"),
     ],
 )
 def test_names(out, name):

@@ -28,6 +28,7 @@ from vidseg.cli import (
     signals,
     train,
     video,
+    webcam,
 )
 from vidseg.cli.console import FAILED, lose_output, one_line, say
 
@@ -58,6 +59,7 @@ app.command(epilog=models.EXAMPLES)(models.models)
 app.command(epilog=export.EXAMPLES)(export.export)
 app.command("eval", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command(epilog=explain.EXAMPLES)(explain.explain)
+app.command(epilog=webcam.EXAMPLES)(webcam.webcam)
 # A number below zero is a value, not an option.
 app.command(epilog=ctl.EXAMPLES, context_settings={"ignore_unknown_options": True})(ctl.ctl)
 app.command(epilog=service.EXAMPLES)(service.service)

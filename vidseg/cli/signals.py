@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 _heard: list[int] = []
+_requested: list[Callable[[], None]] = []
 
 
 def heard() -> bool:
@@ -25,8 +26,22 @@ def _interrupt(number: int, _: FrameType | None) -> None:
     # The first one ends the job and the output is finished. An impatient second one would leave temporary files and an
     # output that cannot be played, so only a third one ends at once.
     _heard.append(number)
-    if len(_heard) != 2:
+    if _requested and len(_heard) == 1:
+        _requested[-1]()
+    elif len(_heard) != 2:
         raise KeyboardInterrupt
+
+
+@contextmanager
+def as_requests(stop: Callable[[], None]) -> Iterator[None]:
+    """Within the block the first signal only calls ``stop``, from the main thread between any two instructions."""
+    _requested.append(stop)
+    try:
+        if _heard:  # just before
+            stop()
+        yield
+    finally:
+        _requested.remove(stop)
 
 
 @contextmanager

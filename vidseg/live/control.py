@@ -299,9 +299,11 @@ def _failure(act: Callable[[], object]) -> str:
 
 def session_name(out: str) -> str:
     """Return what a session that writes to ``out`` is called: ``video10``, ``preview``, ``rtmp-host-live``."""
+    if out == "-" or out.startswith("-:"):
+        return "stdout"
     last = out if "://" in out else Path(out).name
     last = re.sub(r"//[^/@]*@", "//", last)  # a password is no name
-    return re.sub(r"[^A-Za-z0-9._]+", "-", last).strip("-.")[:_NAME] or "stdout"
+    return re.sub(r"[^A-Za-z0-9._]+", "-", last).strip("-.")[:_NAME] or "out"
 
 
 def _folder() -> Path:
