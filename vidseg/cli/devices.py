@@ -28,16 +28,15 @@ def devices(as_json: opt.JsonOption = False, verbose: opt.VerboseOption = False)
         cameras = [device for device in found if device.kind == "camera"]
         virtual = [device for device in found if device.kind == "virtual"]
         console.result({"cameras": list(map(described, cameras)), "virtual_cameras": list(map(described, virtual))})
-        console.answer("Cameras")
-        for line in (line for device in cameras for line in _lines(device, verbose)):
-            console.answer(f"  {one_line(line) if not line.startswith(' ') else '    ' + one_line(line)}")
-        if not cameras:
-            console.answer("  none: plug one in; a video can stand in for it (--camera FILE)")
-        console.answer("Virtual cameras")
-        for line in (line for device in virtual for line in _lines(device, verbose)):
-            console.answer(f"  {one_line(line) if not line.startswith(' ') else '    ' + one_line(line)}")
-        if not virtual:
-            console.answer(f"  none: {_mend()}")
+        empty = "none: plug one in; a video can stand in for it (--camera FILE)"
+        for title, group, none in (("Cameras", cameras, empty), ("Virtual cameras", virtual, f"none: {_mend()}")):
+            console.answer(title)
+            for device in group:
+                console.answer(f"  {device.path}  {one_line(device.name)}")
+                for line in _details(device, verbose):
+                    console.answer(f"      {one_line(line)}")
+            if not group:
+                console.answer(f"  {none}")
 
 
 def described(device: Device) -> dict[str, object]:
@@ -63,25 +62,24 @@ def described(device: Device) -> dict[str, object]:
     }
 
 
-def _lines(device: Device, verbose: bool) -> Iterator[str]:
-    """Yield what is said of a device; lines that begin with a blank belong to the one above."""
-    yield f"{device.path}  {device.name}"
+def _details(device: Device, verbose: bool) -> Iterator[str]:
+    """Yield what is said of a device below its name."""
     if device.lasting:
-        yield f" {device.lasting}"
+        yield device.lasting
     if device.problem:
-        yield f" {device.problem}"
+        yield device.problem
     formats: dict[str, list[CameraModes]] = {}
     for mode in device.modes:
         if mode.readable or verbose:
             formats.setdefault(mode.pixel_format, []).append(mode)
     for name, modes in formats.items():
         sizes = ", ".join(map(_size, sorted(modes, key=lambda mode: -mode.size[0] * mode.size[1])))
-        yield f" {name:<6} {sizes}"
+        yield f"{name:<6} {sizes}"
     others = {mode.pixel_format for mode in device.modes} - set(formats)
     if others:
-        yield f" and {len(others)} pixel formats that are not read here"
+        yield f"and {len(others)} pixel format{'s that are' if len(others) > 1 else ' that is'} not read here"
     if device.holders:
-        yield f" in use by {', '.join(map(str, device.holders))}"
+        yield f"in use by {', '.join(map(str, device.holders))}"
 
 
 def _size(mode: CameraModes) -> str:
