@@ -90,9 +90,9 @@ def test_somebody_walks_past_behind(kept):
         if visible.sum() > 100:
             shown.append(theirs)
         lost.append(1 - mine)
-    assert max(lost) < 0.06, "the subject stays whole"
-    assert np.mean(lost) < 0.01
-    assert np.mean(shown) < 0.06, "and the walker is hardly seen"
+    assert max(lost) < 0.1, "the subject stays whole"
+    assert np.mean(lost) < 0.02
+    assert np.mean(shown) < 0.1, "and the walker is hardly seen"
     assert shown[-1] == 0
     assert lost[-1] == 0
 
@@ -137,8 +137,8 @@ def test_two_who_touch_and_part_again():
     for index in range(120):
         towards = 45 * np.sin(np.pi * index / 119)
         shares.append(scene(subject, body(205 - towards, 100, 150), body(80 + towards / 2, 120))[1])
-    assert min(mine for _, mine in shares) > 0.93
-    assert max(theirs for theirs, _ in shares) < 0.25
+    assert min(mine for _, mine in shares) > 0.9
+    assert max(theirs for theirs, _ in shares) < 0.05
     assert shares[-1] == [0.0, 1.0]
 
 

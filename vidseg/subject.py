@@ -129,10 +129,10 @@ class Subject:
         for label, (_, mine, theirs) in zip(patches, counts, strict=True):
             patch = labels == label
             # Who has most of himself elsewhere has only left some pixels here: the two have parted. Slivers are no one.
-            touch = 2 * mine >= totals[SUBJECT] and 2 * theirs >= totals[OTHER]
-            if touch and min(mine, theirs) > _SLIVER * (mine + theirs):
+            parted = bool(2 * mine < totals[SUBJECT] or 2 * theirs < totals[OTHER])
+            if min(mine, theirs) > _SLIVER * (mine + theirs) and not parted:
                 self._crowded = self._time + _CROWD
-            if self._time <= self._crowded and (mine or self._home[patch].any()):
+            if self._time <= self._crowded and (mine or self._home[patch].any()) and not parted:
                 told = self._told_apart(before, luma, labels > 0) if told is None else told
                 owners[patch] = told[patch]
             elif mine or theirs:
