@@ -59,6 +59,7 @@ LAYERS = {
 }
 """DESIGN.md, section 3. ``x.*`` are the modules inside ``x``; ``""`` is the package itself."""
 HEAVY = {"av", "cv2", "numba", "onnx", "onnxruntime", "openvino", "safetensors", "tensorrt", "torch", "torchvision"}
+HEAVY |= {"pyvirtualcam", "sdl2"}
 MAY_IMPORT = {
     "kernels": {"numba"},
     "resize": {"cv2"},
@@ -85,6 +86,9 @@ MAY_IMPORT = {
     "sources.grabbing": {"av"},
     "sources.opencv": {"cv2"},
     "sinks.pyav": {"av"},
+    "sinks.push": {"av"},
+    "sinks.virtualcam": {"pyvirtualcam"},
+    "sinks.window": {"sdl2"},
     "sinks.tracks": {"av"},
     "sources.pictures": {"cv2"},
     "sinks.pictures": {"cv2"},

@@ -278,10 +278,10 @@ class VideoDevice:
             raise
         return Fraction(values[4], values[3]) if values[3] and values[4] else None
 
-    def set_fps(self, fps: Fraction) -> Fraction | None:
+    def set_fps(self, fps: Fraction, kind: int = CAPTURE) -> Fraction | None:
         """Ask for a frame rate; returns what the driver made of it."""
         try:
-            values = self._ask(S_PARM, _PARM, CAPTURE, 0, 0, fps.denominator, fps.numerator, 0)
+            values = self._ask(S_PARM, _PARM, kind, 0, 0, fps.denominator, fps.numerator, 0)
         except OSError as error:
             if error.errno in (errno.ENOTTY, errno.EINVAL):
                 return self.fps()

@@ -22,6 +22,8 @@ class OutputOptions:
         overwrite: Whether an existing output may be replaced.
         content: ``opaque`` pictures, ``transparent`` ones (``Frame.alpha`` is written), or ``grey`` (luma only).
         audio: Whether the tracks, chapters and metadata of the source are kept.
+        live: It is written while it happens: the encoder is light, and what is there can be played whatever happens,
+            under the name ``NAME.partial.SUFFIX``.
     """
 
     codec: str | None = None
@@ -30,6 +32,7 @@ class OutputOptions:
     overwrite: bool = False
     content: Content = "opaque"
     audio: bool = True
+    live: bool = False
 
 
 class Sink(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import secrets
 from collections.abc import Iterator
@@ -57,6 +58,23 @@ _DEFAULTS: dict[str, dict[str, str]] = {
     "prores_ks": {"vendor": "apl0"},
     "ffv1": {"level": "3", "slicecrc": "1"},
 }
+# An encoder that keeps nothing back: after a crash no more is missing than the container holds.
+_LIVE_DEFAULTS: dict[str, dict[str, str]] = {
+    "libx264": {"preset": "superfast", "tune": "zerolatency"},
+    "libx265": {"preset": "ultrafast", "tune": "zerolatency"},
+    "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0"},
+    "libsvtav1": {"preset": "12"},
+}
+# Containers that can be played up to any moment: all of Matroska and MPEG-TS, and MP4 in fragments, which FFmpeg makes
+# a plain file at the end.
+_LIVE_CONTAINERS = {
+    "mp4": {"movflags": "+hybrid_fragmented", "frag_duration": "1000000", "flush_packets": "1"},
+    "mov": {"movflags": "+hybrid_fragmented", "frag_duration": "1000000", "flush_packets": "1"},
+    "matroska": {"cluster_time_limit": "1000", "flush_packets": "1"},
+    "webm": {"cluster_time_limit": "1000", "flush_packets": "1"},
+    "mpegts": {"flush_packets": "1"},
+}
+_LIVE_GOP = 2  # seconds between pictures that need no other
 # Names under which an encoder takes what x264 calls crf and preset.
 _CRF = {"_nvenc": "cq", "_qsv": "global_quality", "_vaapi": "qp"}
 _PRESET = {"libaom-av1": "cpu-used", "librav1e": "speed"}
@@ -104,7 +122,7 @@ class PyAVSink:
         self._mirrors = info.mirrored and self._format not in _TURNED
         encoder = self._choose_encoder()
         self._pix_fmt = self._choose_format(encoder)
-        self._temporary = _create(self._target, self._name)
+        self._temporary = _create(self._target, self._name, hidden=not self._options.live)
         try:
             with self._writing():
                 self._open(encoder, source)
@@ -224,6 +242,8 @@ class PyAVSink:
         if self._format in ("mp4", "mov"):
             # The file's edit lists count in this unit: an offset of the pictures stays exact.
             container_options["movie_timescale"] = str(max(1000, info.time_base.denominator))
+        if options.live:
+            container_options.update(_LIVE_CONTAINERS[self._format])
         container = self._container = av.open(
             f"file:{self._temporary}",
             "w",
@@ -305,6 +325,10 @@ class PyAVSink:
                 key = "cpu-used" if preset.lstrip("-").isdigit() else "deadline"
             given[key] = preset
         chosen = {**_DEFAULTS.get(name, {}), **given}
+        if self._options.live:
+            chosen = {**_DEFAULTS.get(name, {}), **_LIVE_DEFAULTS.get(name, {}), **given}
+            context.gop_size = round(_LIVE_GOP * (self._info.fps or 25))
+            context.thread_count = 2
         if name == "libvpx-vp9":
             context.bit_rate = 0  # constant quality
             if self._options.content == "transparent":
@@ -453,8 +477,11 @@ class PyAVSink:
 
     def _put_aside(self) -> str:
         path = Path(self._target)
+        if self._options.live:  # it has such a name from the start
+            kept, self._temporary = self._temporary, ""
+            return str(Path(self._name).with_name(Path(kept).name))
         for number in range(1, 1000):
-            partial = path.with_name(f"{path.stem}.partial{f'-{number}' if number > 1 else ''}{path.suffix}")
+            partial = _partial(path, number)
             try:
                 _rename_new(self._temporary, str(partial))
             except FileExistsError:
@@ -526,14 +553,20 @@ def _target(name: str, overwrite: bool, source: str | None) -> str:
     return path
 
 
-def _create(target: str, name: str) -> str:
+def _partial(path: Path, number: int) -> Path:
+    """Return what a part of ``path`` is called: ``talk.partial.mp4``, ``talk.partial-2.mp4`` and so on."""
+    return path.with_name(f"{path.stem}.partial{f'-{number}' if number > 1 else ''}{path.suffix}")
+
+
+def _create(target: str, name: str, *, hidden: bool) -> str:
     """Create an empty file beside ``target`` under a name that nobody has, with the usual rights."""
     path = Path(target)
-    while True:
+    for number in itertools.count(1):
         # A name may have 255 bytes: 40 characters have at most 160.
-        hidden = path.with_name(f".{path.stem[:40]}.{secrets.token_hex(4)}.partial{path.suffix}")
+        unseen = path.with_name(f".{path.stem[:40]}.{secrets.token_hex(4)}.partial{path.suffix}")
+        created = unseen if hidden else _partial(path, number)
         try:
-            os.close(os.open(hidden, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            os.close(os.open(created, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         except FileExistsError:
             continue
         except OSError as error:
@@ -541,7 +574,8 @@ def _create(target: str, name: str) -> str:
                 message = f"{name} cannot be written: the folder {Path(name).parent} is read-only"
                 raise SinkError(message, url=name) from error
             raise _sink_error(name, error) from error
-        return str(hidden)
+        return str(created)
+    raise AssertionError
 
 
 def _rename_new(path: str, target: str) -> None:
