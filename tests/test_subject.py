@@ -93,7 +93,7 @@ def test_somebody_walks_past_behind(kept):
     assert max(lost) < 0.1, "the subject stays whole"
     assert np.mean(lost) < 0.02
     assert np.mean(shown) < 0.1, "and the walker is hardly seen"
-    assert shown[-1] == 0
+    assert shown[-1] < 0.02
     assert lost[-1] == 0
 
 

@@ -129,7 +129,10 @@ class Subject:
         for label, (_, mine, theirs) in zip(patches, counts, strict=True):
             patch = labels == label
             # Who has most of himself elsewhere has only left some pixels here: the two have parted. Slivers are no one.
-            parted = bool(2 * mine < totals[SUBJECT] or 2 * theirs < totals[OTHER])
+            gone, alone = 2 * mine < totals[SUBJECT], 2 * theirs < totals[OTHER]
+            parted = bool(gone or alone)
+            if alone and not gone:
+                self._crowded = -math.inf
             if min(mine, theirs) > _SLIVER * (mine + theirs) and not parted:
                 self._crowded = self._time + _CROWD
             if self._time <= self._crowded and (mine or self._home[patch].any()) and not parted:
