@@ -57,6 +57,10 @@ class Channel(Generic[T]):
             self._changed.notify_all()
             return True
 
+    def __len__(self) -> int:
+        """Return how many items wait."""
+        return len(self._items)
+
     @property
     def closed(self) -> bool:
         """Whether no more is let in."""

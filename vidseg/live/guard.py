@@ -12,7 +12,7 @@ SATURATED = 0.985
 """Share of the picture from which on a mask leaves no room: a face right before the lens has 90 %, a network that
 answers ones everywhere has 100 %. Of a hand on the lens the background is shown, which hides nothing from anybody."""
 MOVED, MOVED_PIXELS = 16, 4
-"""A mask that is equal to the last one, bit for bit, is that of another picture if so many pixels under it have changed
+"""A mask that is equal to an earlier one, bit for bit, is that of another picture if so many pixels under it have changed
 by more than so many grey levels. The noise of a camera has less than 6 on pixels that are means of 25, and a network
 that looks at another picture answers with other numbers, if only in the last digit."""
 CHANGED = 6
@@ -44,7 +44,7 @@ class Guard:
 
     def reset(self) -> None:
         """Forget the masks before: another camera, model or choice of people."""
-        self._said: tuple[Alpha, Picture] | None = None
+        self._heard: tuple[tuple[Alpha, Picture], ...] = ()  # the last mask, and the last that was accepted
         self._accepted: tuple[npt.NDArray[np.bool_], Picture] | None = None
         self._changed: npt.NDArray[np.bool_] | None = None
 
@@ -75,13 +75,17 @@ class Guard:
                 self._changed = changed
                 raise MaskError("the mask grew by what has not changed in the picture")
         self._accepted, self._changed = (people, picture), None
+        self._heard = self._heard[:1] * 2
 
     def _check_frozen(self, alpha: Alpha, guide: Picture) -> None:
-        """Raise if the mask is the last one again though the picture has changed since that was new."""
-        if self._said is None or not np.array_equal(alpha, self._said[0]):
-            self._said = alpha, guide
+        """Raise if the mask is an old one again though the picture has changed since that was new."""
+        for number, (before, seen) in enumerate(self._heard):
+            if not np.array_equal(alpha, before):
+                continue
+            # The picture that it was new with stays: slow movements add up.
+            self._heard = self._heard[number], *self._heard[1:]
+            moved = np.maximum(guide, seen) - np.minimum(guide, seen) > MOVED
+            if np.count_nonzero(moved & (alpha > 0.02)) >= MOVED_PIXELS:
+                raise MaskError("the mask stands still while the picture moves")
             return
-        seen = self._said[1]
-        moved = np.maximum(guide, seen) - np.minimum(guide, seen) > MOVED
-        if np.count_nonzero(moved & (alpha > 0.02)) >= MOVED_PIXELS:
-            raise MaskError("the mask stands still while the picture moves")
+        self._heard = (alpha, guide), *self._heard[1:]

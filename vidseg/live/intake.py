@@ -22,6 +22,8 @@ STALL = 2.0
 """Seconds without a frame after which a camera that gave some is opened anew."""
 FIRST = 10.0
 """The same before its first frame: some take seconds to begin."""
+RETRY = 0.25, 1.0
+"""Seconds until the first and between later tries to open a camera that is lost: it is back within two of its return."""
 _NEAR = 1.0
 """Seconds by which a frame's own time may differ from now; what is farther off is another clock's."""
 
@@ -148,7 +150,7 @@ class Intake:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        backoff = Backoff(0.25, 1.0)
+        backoff = Backoff(*RETRY)
         while True:
             with self._changed:
                 if not self._wanted:

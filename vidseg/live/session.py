@@ -26,7 +26,8 @@ from vidseg.color import black
 from vidseg.compositor import Restage, compose
 from vidseg.engine import load_spec
 from vidseg.errors import EngineError, OutputClosedError, SourceError, VidsegError
-from vidseg.frame import Color, Frame, Size, StreamInfo, allocate
+from vidseg.frame import Alpha, Color, Frame, Size, StreamInfo, allocate
+from vidseg.framing import Framer
 from vidseg.live.budget import Budget, Rung, ladder
 from vidseg.live.card import draw_card
 from vidseg.live.intake import Clock, Intake, Taken
@@ -34,7 +35,7 @@ from vidseg.live.latency import Latency
 from vidseg.live.output import TIME_BASE, Outlet, Output
 from vidseg.live.settings import Settings
 from vidseg.live.sight import Sight
-from vidseg.placement import mirror, place
+from vidseg.placement import WHOLE, crop, mirror, place
 from vidseg.segmenter import Matte, Segmenter
 from vidseg.sources import Source
 
@@ -44,7 +45,7 @@ PATIENCE = 0.5
 """Seconds for which the last picture is repeated before something is shown that says nobody is there."""
 LATE = 1.0
 """Seconds after which a frame is too old to be shown."""
-_IDLE = 0.5
+IDLE = 0.5
 """Seconds between two pictures while nobody looks or the session is paused: whoever comes soon gets one."""
 _SUSPENDED = 5.0
 """Seconds that a wait of half a second may seem to take before it counts as a jump of the clock."""
@@ -199,6 +200,7 @@ class LiveSession:
         self._budget = Budget(
             self._options.max_cpu, self._options.target_fps, ladder(self._options.sync), self._stepped
         )
+        self._framer = Framer()
         self._interval = 1 / self._options.target_fps
         self._like: Frame | None = None  # the kind of picture that goes out
         self._output: Output | None = None
@@ -351,7 +353,7 @@ class LiveSession:
             wanted = self._wanted() and self._error is None
             paused = self._settings.paused
             self._look_after(wanted, paused)
-            interval = self._interval if wanted and not paused else _IDLE
+            interval = self._interval if wanted and not paused else IDLE
             # A frame that is a little late is worth waiting for.
             patience = 1.5 * interval if self._showing == "people" else interval
             if now - output.last >= patience or now < output.last:
@@ -364,7 +366,7 @@ class LiveSession:
             if progress is not None and not 0 <= now - told < 0.5:
                 told = now
                 progress(self.status())
-            self._woken.wait(min(max(output.last + patience - self._clock(), 0.001), _IDLE))
+            self._woken.wait(min(max(output.last + patience - self._clock(), 0.001), IDLE))
             self._woken.clear()
 
     def _look_after(self, wanted: bool, paused: bool) -> None:
@@ -576,19 +578,25 @@ class LiveSession:
             return mirror(frame, allocate(frame.size)[0])[0]  # type: ignore[arg-type]
         with self._timings.measure("matte"):
             seen = look.sight(frame, rung, settings)
-        reframe: Restage | None = mirror if settings.mirror else None
         moved: Restage | None = None
         if (settings.scale, settings.position) != (1.0, (0.0, 0.0)):
             moved = partial(place, scale=settings.scale, position=settings.position)
-        return compose(
-            frame,
-            Matte(seen.alpha, seen.guide),
-            look.background,
-            rung.refined,
-            self._timings,
-            reframe=reframe,
-            place=moved,
-        )
+        reframe = self._reframing(settings, seen.alpha, frame.time)
+        matte = Matte(seen.alpha, seen.guide)
+        return compose(frame, matte, look.background, rung.refined, self._timings, reframe=reframe, place=moved)
+
+    def _reframing(self, settings: Settings, alpha: Alpha, time: float) -> Restage | None:
+        """Return how the picture is cropped and mirrored, or None if it is not."""
+        window = WHOLE
+        if settings.auto_frame:
+            window = self._framer(alpha, time)
+        else:
+            self._framer.reset()
+        if window == WHOLE:
+            return mirror if settings.mirror else None
+        if not settings.mirror:
+            return partial(crop, window=window)
+        return lambda frame, full: mirror(*crop(frame, full, window))
 
     def _stepped(self, rung: Rung, reason: str) -> None:
         self._note(f"{rung}: {reason}")

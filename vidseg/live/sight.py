@@ -15,6 +15,7 @@ from vidseg.live.matting import Matter, Seen
 from vidseg.live.settings import Settings
 from vidseg.segmenter import Segmenter
 from vidseg.smoothing import Smoother
+from vidseg.subject import Subject
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +118,8 @@ class Sight:
         before, self._settings = self._settings, settings
         if before is None or before.smoothing != settings.smoothing:
             matter.steady(Smoother(settings.smoothing))
+        if before is None or before.subject != settings.subject:
+            matter.choose(None if settings.subject == "all" else Subject(settings.subject))
 
     def _refuse(self, error: MaskError) -> None:
         self.refused += 1
