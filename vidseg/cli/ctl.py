@@ -94,7 +94,7 @@ def ctl(
             autocompletion=_complete,
         ),
     ],
-    words: Annotated[list[str] | None, typer.Argument(metavar="[VALUE]...", help="What the action needs.")] = None,
+    words: Annotated[list[str] | None, typer.Argument(metavar="VALUE", help="What the action needs.")] = None,
     session: Annotated[
         str | None,
         typer.Option("--session", metavar="OUT", help="Which session, if several run: its output, as in video10."),

@@ -161,7 +161,12 @@ ThreadsOption = Annotated[
 ]
 ConfigOption = Annotated[
     str | None,
-    typer.Option("--config", metavar="FILE", help="A configuration (TOML) other than the one in your own folder."),
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="A configuration (TOML) other than the one in your own folder.",
+        rich_help_panel="Configuration",
+    ),
 ]
 StrictOption = Annotated[
     bool, typer.Option("--strict", help="Exit with 1 if a part of INPUT could not be read.", rich_help_panel=_MESSAGES)

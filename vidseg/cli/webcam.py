@@ -219,8 +219,9 @@ def webcam(
 ) -> None:
     """Be in a call before another background: a camera goes in, a virtual camera comes out.
 
-    The room is never shown, whatever fails, unless you ask for it with --bg none. While it runs, 'vidseg ctl' and the
-    keys of the preview (? shows them) change it.
+    The room is never shown, whatever fails, unless you ask for it: --bg none.
+
+    While it runs, 'vidseg ctl' and the preview's keys (? shows them) change it.
     """
     given = {
         "camera": camera, "size": size, "fps": fps, "pixel_format": _word(pixel_format), "loop": loop,
