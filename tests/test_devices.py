@@ -83,6 +83,15 @@ def test_the_same_camera_is_found_under_another_number(machine):
     assert find_camera("/dev/video0", known=INSIDE) == taken  # it is gone: the name counts again
 
 
+def test_a_camera_without_a_lasting_name_in_another_socket(machine):
+    moved = Device("/dev/video9", OUTSIDE.name, bus="usb-7", driver="uvcvideo")
+    machine[:] = [INSIDE, moved]
+    assert find_camera("4", known=OUTSIDE) == moved
+    machine[:] = [INSIDE, moved, Device("/dev/video11", OUTSIDE.name, bus="usb-8", driver="uvcvideo")]
+    with pytest.raises(DeviceUnavailableError, match="there is no camera /dev/video4"):
+        find_camera("4", known=OUTSIDE)
+
+
 def test_a_lasting_path(machine, tmp_path):
     link = tmp_path / "usb-Maker_Cam_123-video-index0"
     link.symlink_to("/dev/video4")

@@ -87,7 +87,7 @@ class Device:
     problem: str = ""
 
     def is_the_same(self, other: Device) -> bool:
-        """Whether ``other`` is this device, perhaps under another number or in another socket."""
+        """Whether ``other`` is this device, perhaps under another number."""
         if self.lasting or other.lasting:
             return self.lasting == other.lasting
         return (self.name, self.bus, self.driver) == (other.name, other.bus, other.driver)
@@ -123,9 +123,11 @@ def find_camera(name: str, known: Device | None = None) -> Device:
     devices = list_devices(details=False)
     cameras = [device for device in devices if device.kind == "camera"]
     if known is not None:
-        for device in devices:
-            if known.is_the_same(device):
-                return device
+        same = [device for device in devices if known.is_the_same(device)]
+        if not (same or known.lasting):  # in another socket; two of a kind cannot be told apart
+            same = [device for device in devices if (device.name, device.driver) == (known.name, known.driver)]
+        if len(same) == 1:
+            return same[0]
     wanted = name.strip()
     if wanted in ("", "default"):
         if not cameras:

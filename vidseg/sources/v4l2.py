@@ -229,15 +229,18 @@ class V4L2Source:
         return frame
 
     def _wait(self, device: VideoDevice) -> Frame | None:
-        until = time.monotonic() + SILENCE
+        until, promised = time.monotonic() + SILENCE, False
         while not self._closed:
             left = until - time.monotonic()
             if left <= 0:
                 raise SourceError(f"{self._name} gave no picture for {SILENCE:.0f} seconds: plug it in again")
             taken = self._newest(device)
             if taken is None:
-                device.wait(left, self._awake.fileno())
+                if promised:  # a driver that says it has a frame, and has none, shall not keep a core busy
+                    time.sleep(0.002)
+                promised = device.wait(left, self._awake.fileno())
                 continue
+            promised = False
             try:
                 frame = self._frame(taken)
             finally:
