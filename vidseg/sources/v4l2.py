@@ -86,8 +86,8 @@ class V4L2Source:
         name: What to call the camera in messages.
 
     Raises:
-        DeviceUnavailableError: It is busy, gone or may not be used.
-        SourceError: It has no pixel format that can be read here.
+        DeviceUnavailableError: It is busy, gone or may not be used, or has not the pixel format that was asked for.
+        SourceError: It has no pixel format that can be read here; others may.
     """
 
     truncated = False
@@ -186,9 +186,10 @@ class V4L2Source:
         chosen = choose_mode(modes, wanted)
         if chosen is None:
             there = ", ".join(dict.fromkeys(FORMATS.get(mode.fourcc, mode.fourcc) for mode in modes))
-            asked = "" if wanted.pixel_format == "auto" else f"no {wanted.pixel_format.upper()}, only "
-            mend = "choose --pixel-format auto" if asked else "none of these can be read here"
-            raise SourceError(f"{self._name} gives {asked}{there}: {mend}", url=self._path)
+            if wanted.pixel_format != "auto":
+                what = f"no {wanted.pixel_format.upper()}, only {there}: choose --pixel-format auto"
+                raise DeviceUnavailableError(f"{self._name} gives {what}", url=self._path)
+            raise SourceError(f"{self._name} gives {there}, none of which is read here", url=self._path)
         name, size, rate = chosen
         form = device.set_format(name, size)
         if form.fourcc not in _COST:
