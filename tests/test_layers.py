@@ -86,7 +86,7 @@ MAY_IMPORT = {
     "sources.grabbing": {"av"},
     "sources.opencv": {"cv2"},
     "sinks.pyav": {"av"},
-    "sinks.push": {"av"},
+    "sinks.sender": {"av"},
     "sinks.virtualcam": {"pyvirtualcam"},
     "sinks.window": {"sdl2"},
     "sinks.tracks": {"av"},
