@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ _SHORTEST = 16.0
 """Pixels of outline that even an empty picture is given in such comparisons."""
 _ROUNDS = 4
 """Masks that must have agreed before one stands for the frames to come: the mean of several, not one's opinion."""
+_ENOUGH = 1.0
+"""Seconds of a picture that stands still after which the mean of its masks stands even if they never agree."""
 _LOST = 0.3
 """Pixels of alpha for each pixel of outline that may be lost in carrying before the network is asked after all."""
 
@@ -109,6 +112,7 @@ class Matter:
         self._time = self._clock = 0.0
         self._since = 0  # frames since the last inference
         self._agreed = 0
+        self._moved = -math.inf  # when something last did
         self._open: dict[tuple[Size, float], bool] = {}
         self._opening: threading.Thread | None = None
 
@@ -162,7 +166,9 @@ class Matter:
         changed = change(luma, key.planes[0])
         moving = changed.where
         outside = np.count_nonzero(moving & ~key.inside) >= _SPECK
-        if not outside and self._last is not None and self._agreed >= _ROUNDS:
+        if outside:
+            self._agreed, self._moved = 0, frame.time
+        elif self._last is not None and (self._agreed >= _ROUNDS or frame.time - self._moved > _ENOUGH):
             oldest = _OLDEST if np.count_nonzero(moving) < _SPECK else _OLDEST_INSIDE
             if frame.time - key.time < oldest and not self._recoloured(frame, key):
                 self._last = Seen(self._last.alpha, luma, "still", key.raw)
@@ -171,8 +177,6 @@ class Matter:
             settled, lost = self._carrier(key.settled, key.luma, luma, changed)
             if lost <= _LOST * key.outline:
                 return self._finish(settled, luma, "carried", settled, step)[0]
-        if outside:
-            self._agreed = 0
         size = key.luma.shape[0], key.luma.shape[1]
         y, (u, v) = shrink(frame.planes[0], size), (shrink(p, size) for p in frame.planes[1:])  # type: ignore[type-var]
         return self._infer(frame, (y, u, v), rung, step)
@@ -192,8 +196,12 @@ class Matter:
         luma, u, v = (_bytes(plane, frame.depth) for plane in planes)
         seen, chosen = self._finish(settled, luma, "inferred", raw, step)
         outline = max(perimeter(settled), _SHORTEST)
-        differs = float(np.abs(seen.alpha - chosen).sum()) > _AGREED * outline
-        self._agreed = 0 if differs else self._agreed + 1
+        if float(np.abs(seen.alpha - chosen).sum()) > _AGREED * outline:
+            if self._agreed:  # what stood is wrong, or the light has changed it: it takes a while to tell
+                self._moved = frame.time
+            self._agreed = 0
+        else:
+            self._agreed += 1
         inside = cv2.erode((seen.alpha > 0.95).view(np.uint8), _DEEP).view(bool)
         floats = luma.astype(np.float32), u.astype(np.float32), v.astype(np.float32)
         self._key = _Key(frame.size, frame.time, luma, floats, raw, settled, outline, inside)
