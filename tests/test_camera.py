@@ -284,6 +284,19 @@ def test_a_consumer_that_was_away_skips(clip):
         assert source.dropped >= 4
 
 
+def test_a_file_that_decodes_too_slowly_shows_some_of_it(clip):
+    class Slow(SyntheticSource):
+        def __iter__(self):
+            for frame in super().__iter__():
+                time.sleep(0.05)
+                yield frame
+
+    with RealTimeSource("slow", loop=False, opened=lambda _: Slow(40, fps=F(100))) as source:
+        shown = len(list(source))
+        assert 2 <= shown < 40
+        assert shown + source.dropped == 40
+
+
 def test_a_picture_stands_still(tmp_path):
     import cv2
 

@@ -15,10 +15,15 @@ for fourcc, size in {"YUYV": 2, "NV12": 2, "YU12": 2}.items():
     unpack(np.zeros(64 * 64 * size, np.uint8), PixelFormat(fourcc, (64, 64), 64 * (2 if fourcc == "YUYV" else 1), 0))
 halve(np.zeros((64, 32), np.uint8))
 
-# A picture or two of the whole, as y4m on standard output, which is then left.
+# The whole, as y4m on standard output: the background alone at first, until a person stands before it.
 sample = Path(__file__).parents[2] / "vidseg" / "demo" / "sample.mp4"
 arguments = ["--camera", str(sample), "--size", "320x180", "--fps", "15", "--bg", "#1e90ff", "--out", "-"]
 with subprocess.Popen([sys.executable, "-m", "vidseg", "webcam", *arguments], stdout=subprocess.PIPE) as running:
     assert running.stdout is not None
-    running.stdout.read(30 * 320 * 180 * 3 // 2)
+    running.stdout.readline()
+    for _ in range(15 * 120):
+        running.stdout.readline()
+        picture = np.frombuffer(running.stdout.read(320 * 180 * 3 // 2), np.uint8)
+        if not len(picture) or picture[: 320 * 180].std() > 5:
+            break
     running.terminate()
