@@ -131,6 +131,10 @@ OUTPUTS = {
     "transparent": Output("out.webm", OutputOptions(content="transparent"), _frames),
     "grey": Output("out.mkv", OutputOptions(content="grey"), _frames),
     "pictures": Output("shots", OutputOptions(), _files),
+    "recording mp4": Output("out.mp4", OutputOptions(live=True), _frames),
+    "recording mov": Output("out.mov", OutputOptions(codec="hevc", live=True), _frames),
+    "recording mkv": Output("out.mkv", OutputOptions(live=True), _frames),
+    "recording webm": Output("out.webm", OutputOptions(live=True), _frames),
 }
 
 

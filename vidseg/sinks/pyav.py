@@ -302,6 +302,9 @@ class PyAVSink:
         if self._tracks is not None:
             self._tracks.attach(container, stream)
         self._open_encoder(encoder)
+        self._last = float("-inf")
+        if "hybrid" in container_options.get("movflags", ""):
+            return  # it begins with the first packet: FFmpeg crashes when it ends such a file without any
         try:
             container.start_encoding()
         except av.error.ArgumentError as error:
@@ -310,7 +313,6 @@ class PyAVSink:
                 "choose another --codec, or .mkv, which holds them all",
                 url=self._name,
             ) from error
-        self._last = float("-inf")
 
     def _open_encoder(self, encoder: av.Codec) -> None:
         assert self._stream is not None
