@@ -369,8 +369,8 @@ def test_other_keys_do_nothing_and_the_question_mark_shows_them_all(running, ses
     for key in ("9", "x", "", "\t", "F1", "²", "?"):
         running.press(key)
     until(lambda: len(running.said) == len(keys_text({"evening": 0, "room": 0}).splitlines()))
-    assert running.said[0] == "space  pause and resume"
-    assert "    1  preset evening" in running.said
+    assert running.said[0] == "space: pause and resume"
+    assert "1: preset evening" in running.said
     assert session.history == []
     running.press("q")
     assert session.stopped.wait(10)

@@ -21,10 +21,12 @@ from vidseg.cli import options as opt
 from vidseg.cli import signals
 from vidseg.cli.console import Console
 from vidseg.cli.progress import LINE_SECONDS
+from vidseg.errors import DeviceUnavailableError, redacted
 
 if TYPE_CHECKING:
     from vidseg.frame import StreamInfo
     from vidseg.live.config import Config, Start
+    from vidseg.live.demand import Demand
     from vidseg.live.session import LiveStatus
     from vidseg.live.settings import Settings
     from vidseg.sinks import Sink
@@ -329,6 +331,7 @@ def _run(console: Console, file: Config, start: Start, settings: Settings, stats
     from vidseg.sources.camera import Camera, CameraMode
 
     outs = _outputs(console, start)
+    names = [redacted(out) for out in outs]
     with Display(console, stats) as display, ExitStack() as stack:
         camera = Camera(
             start.camera, CameraMode(start.wanted_size(), start.wanted_fps(), start.pixel_format), loop=start.loop
@@ -343,13 +346,28 @@ def _run(console: Console, file: Config, start: Start, settings: Settings, stats
                     display.note(text)
             return source
 
+        resting = not start.always_on and all(map(_is_virtual, outs))
+        demands: dict[str, Demand] = {}
+
         def opener(out: str) -> Callable[[StreamInfo], Sink]:
-            return lambda info: open_live_sink(out, info, on_key=control.press)
+            def open_out(info: StreamInfo) -> Sink:
+                sink = open_live_sink(out, info, on_key=control.press)
+                path = getattr(sink, "path", None)
+                if resting and path is not None and path not in demands:
+                    from vidseg.live.demand import Demand
+
+                    try:
+                        demands[path] = stack.enter_context(Demand(path, lambda wanted: session.wake()))
+                    except DeviceUnavailableError as error:
+                        display.note(f"the camera stays on, since nobody tells whether it is looked at: {error}")
+                return sink
+
+            return open_out
 
         rate = start.target_fps or start.wanted_fps() or 30
         session = LiveSession(
             open_camera,
-            [Outlet(out, opener(out), again=_comes_back(out)) for out in outs],
+            [Outlet(name, opener(out), again=_comes_back(out)) for name, out in zip(names, outs, strict=True)],
             settings,
             LiveOptions(
                 on_failure=start.on_failure,
@@ -360,6 +378,7 @@ def _run(console: Console, file: Config, start: Start, settings: Settings, stats
                 runtime=start.runtime,
                 threads=start.threads,
             ),
+            wanted=lambda: not demands or any(demand.wanted for demand in demands.values()),
             note=display.note,
         )
         control = stack.enter_context(Control(session, session_name(outs[0]), ConfigWatch(file), display.note))
@@ -368,9 +387,9 @@ def _run(console: Console, file: Config, start: Start, settings: Settings, stats
     for text in done.notes:
         if text not in modes:
             console.note(text)
-    console.note(f"{' and '.join(outs)}: {done.frames} frames in {done.seconds:.0f} s, {done.dropped} dropped")
+    console.note(f"{' and '.join(names)}: {done.frames} frames in {done.seconds:.0f} s, {done.dropped} dropped")
     status = signals.status() if signals.heard() else 0
-    console.result({**asdict(done), "outputs": outs, "settings": session.settings.to_dict(), "status": status})
+    console.result({**asdict(done), "outputs": names, "settings": session.settings.to_dict(), "status": status})
     if status:
         raise SystemExit(status)
 
@@ -380,6 +399,11 @@ def _mode(info: StreamInfo) -> str:
     height, width = info.size
     rate = f" at {float(info.fps):.4g} frames a second" if info.fps else ""
     return f"{info.name}: {width}x{height}{rate}"
+
+
+def _is_virtual(out: str) -> bool:
+    """Whether an output is a virtual camera that tells if somebody reads it."""
+    return sys.platform == "linux" and (out == "virtual" or out.startswith("/dev/"))
 
 
 def _comes_back(out: str) -> bool:
@@ -456,6 +480,8 @@ _SHOWN = {
     "room": "YOUR ROOM",
 }
 
+_STAGES = ("capture", "wait", "fit", "matte", "refine", "background", "composite", "write")
+
 
 def line(status: LiveStatus, stats: bool) -> str:
     """Return how a session goes as a line."""
@@ -474,5 +500,6 @@ def line(status: LiveStatus, stats: bool) -> str:
         parts.append(f"{status.dropped} dropped")
     if stats:
         parts.append(status.rung)
-        parts += [f"{name} {times['p50']:.1f}" for name, times in status.latency.items() if name != "total"]
+        stages = [name for name in _STAGES if name in status.latency]
+        parts.append(" ".join(f"{name} {status.latency[name]['p50']:.1f}" for name in stages))
     return ", ".join(parts)

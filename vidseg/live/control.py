@@ -117,9 +117,9 @@ def _next(subject: str) -> str:
 
 def keys_text(presets: Mapping[str, object]) -> str:
     """Return what the keys do, one a line."""
-    lines = [f"{'space' if key == ' ' else key:>5}  {what.text}" for key, what in KEYS.items()]
-    lines += [f"{number:>5}  preset {name}" for number, name in zip(NUMBERS, presets, strict=False)]
-    return "\n".join([*lines, f"{'q':>5}  end", f"{'?':>5}  show this"])
+    lines = [f"{'space' if key == ' ' else key}: {what.text}" for key, what in KEYS.items()]
+    lines += [f"{number}: preset {name}" for number, name in zip(NUMBERS, presets, strict=False)]
+    return "\n".join([*lines, "q: end", "?: show this"])
 
 
 class Control:

@@ -30,7 +30,7 @@ def open_live_sink(name: str, info: StreamInfo, *, on_key: Callable[[str], None]
         name: ``virtual`` (the first virtual camera that is free), ``/dev/videoN``, ``preview``, ``rtmp://…``,
             ``rtsp://…``, ``srt://…``, ``udp://…``, a file to record to, ``-`` (y4m on standard output) or ``-:raw``.
         info: Of all frames that will be written.
-        on_key: Called on another thread with each character typed into the preview, and with ``q`` when it is closed.
+        on_key: Called on another thread with each character typed into the preview.
 
     Raises:
         DeviceUnavailableError: There is no such device, or it is busy.

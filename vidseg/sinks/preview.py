@@ -19,8 +19,7 @@ class PreviewSink:
 
     Args:
         info: Of the frames that will be written.
-        on_key: Called on a thread of this sink with each character that is typed, escape included, and with ``q``
-            when the window is closed.
+        on_key: Called on a thread of this sink with each character that is typed, escape included.
 
     Raises:
         MissingDependencyError: PySDL2 is not installed.
@@ -77,5 +76,5 @@ class PreviewSink:
     def _hear(self, line: str) -> None:
         if line == "closed":
             self._closed = True
-        if self._on_key is not None:
-            self._on_key("q" if line == "closed" else line)
+        elif self._on_key is not None:
+            self._on_key(line)

@@ -46,6 +46,11 @@ class V4L2LoopbackSink:
             self._device.close()
             raise
 
+    @property
+    def path(self) -> str:
+        """Of the device."""
+        return self._path
+
     def write(self, frame: Frame) -> None:
         """Show one frame from now on."""
         if frame.size != self._info.size:
