@@ -20,6 +20,7 @@ from typing import Any
 
 MATRICES = {"jpeg": 0, "bt601": 1, "bt709": 2}
 """SDL_YUV_CONVERSION_MODE: BT.601 full range, BT.601 and BT.709 limited."""
+_BLIND = (b"offscreen", b"dummy", b"evdev")  # what SDL takes when there is nothing else
 _SHARE = 0.7  # of the screen, at most
 _HINTS = {
     "SDL_NO_SIGNAL_HANDLERS": "1",  # Ctrl-C is heard by who started this
@@ -80,6 +81,9 @@ def main(width: int, height: int, matrix: str) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sdl2.SDL_Init(sdl2.SDL_INIT_VIDEO):
         say(f"error: {sdl2.SDL_GetError().decode('utf-8', 'replace') or 'SDL finds no screen'}")
+        return 1
+    if "SDL_VIDEODRIVER" not in os.environ and (sdl2.SDL_GetCurrentVideoDriver() or b"") in _BLIND:
+        say("error: there is no screen")
         return 1
     sdl2.SDL_SetYUVConversionMode(MATRICES[matrix])
     space = sdl2.SDL_Rect()
