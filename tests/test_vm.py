@@ -28,7 +28,9 @@ def missing() -> str:
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[str, str]]]:
+def report(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, list[tuple[str, str]]]:
     """Return for each file its tests inside the machine: name, and why it did not pass or ""."""
     lacking = missing()
     if lacking:
@@ -48,8 +50,14 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[str
     subprocess.run(warm, env={**os.environ, **environment}, check=True, timeout=300)
     environment["NUMBA_CACHE_DIR"] = "/mnt/out/numba"
     tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--junitxml=/mnt/out/report.xml"]
+    chosen = {item.callspec.params["file"] for item in request.session.items if item.path == Path(__file__)}
     names = os.environ.get("VIDSEG_VM_TESTS", "")  # as for pytest -k, to try a few
-    command = ["env", *(f"{name}={value}" for name, value in environment.items()), *tests, str(HERE / "vm")]
+    command = [
+        "env",
+        *(f"{name}={value}" for name, value in environment.items()),
+        *tests,
+        *(str(HERE / "vm" / name) for name in sorted(chosen)),
+    ]
     command += ["-k", names] if names else []
     done = subprocess.run(
         [str(HERE / "vm" / "guest"), "--out", str(out), "--timeout", str(LIMIT), "--", *command],
