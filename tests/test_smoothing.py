@@ -123,6 +123,40 @@ def test_starts_anew(why: str) -> None:
     np.testing.assert_array_equal(smoother(alpha, guide, 3.0 if why == "back" else 10.2), alpha)
 
 
+def test_a_pixel_that_stands_still_is_averaged_over_all_that_time_up_to_the_patience() -> None:
+    guide = _room().astype(np.uint8)
+    for fps in (15, 30, 60):
+        smoother, words = Smoother(0.05, patience=0.8), np.random.default_rng(0).random(fps * 4)
+        for index, word in enumerate(words):
+            value = float(smoother(np.full((H, W), word, np.float32), guide, index / fps)[5, 5])
+        # The weights of an exponential mean over 0.8 s: its noise has this share of one word's.
+        expected = np.sqrt(1 / 12 * (1 / (0.8 * fps)) / 2)
+        assert abs(value - 0.5) < 4 * expected
+    room = _room()
+    smoother(np.zeros((H, W), np.float32), np.roll(room, 9, 1).astype(np.uint8), 4.0)
+    assert smoother(np.ones((H, W), np.float32), room.astype(np.uint8), 4.03).mean() > 0.8, "what moves is young again"
+
+
+def test_patience_holds_a_mask_that_breathes() -> None:
+    guide, swings = _room().astype(np.uint8), {}
+    for patience in (0.0, 0.6):
+        smoother, values = Smoother(patience=patience), []
+        for index in range(240):
+            word = 0.6 + 0.2 * np.sin(2 * np.pi * index / 30)
+            values.append(float(smoother(np.full((H, W), word, np.float32), guide, index / 30)[5, 5]))
+        swings[patience] = np.ptp(values[120:])
+    assert swings[0.0] > 0.3
+    assert swings[0.6] < 0.12
+
+
+@pytest.mark.parametrize(("gain", "offset"), [(1.12, 0.0), (0.88, 0.0), (1.0, -12.0), (1.1, -8.0)])
+def test_a_change_of_gain_is_no_movement(gain: float, offset: float) -> None:
+    rng, smoother = np.random.default_rng(5), Smoother()
+    smoother(np.ones((H, W), np.float32), _guide(_room(), rng), 0.0)
+    after = smoother(np.zeros((H, W), np.float32), _guide(_room() * gain + offset, rng), 0.001)
+    assert after.min() > 0.9
+
+
 def test_a_change_of_exposure_is_no_movement() -> None:
     rng, smoother = np.random.default_rng(5), Smoother()
     smoother(np.ones((H, W), np.float32), _guide(_room(), rng), 0.0)

@@ -252,18 +252,26 @@ def steady(
     guide: npt.NDArray[np.uint8],
     before: Floats,
     reference: Floats,
+    ages: Floats,
     moved: Floats,
+    gain: np.float32,
+    shift: np.float32,
     low: np.float32,
+    step: np.float32,
     decay: np.float32,
+    oldest: np.float32,
     haste: np.float32,
-) -> tuple[Floats, Floats, np.float32]:
-    """Return the next alpha, the next reference and the share of the picture that stands still.
+) -> tuple[Floats, Floats, Floats, np.float32]:
+    """Return the next alpha, reference and ages, and the share of the picture that stands still.
 
     A pixel stands still where ``moved`` is below ``low`` in all of its 3x3, and not at all from twice that on; there,
-    ``decay`` of what was before is kept: of the reference so much, of alpha less by ``haste`` where it differs much.
+    ``decay`` of what was before is kept: of ``gain * reference + shift`` so much, of alpha less by ``haste`` where it
+    differs much. A pixel that has stood still for longer, ``ages`` seconds up to ``oldest``, keeps more: the mean of
+    that time.
     """
     height, width = alpha.shape
     out, following = np.empty((height, width), np.float32), np.empty((height, width), np.float32)
+    older = np.empty((height, width), np.float32)
     most = np.empty(width + 2, np.float32)
     left, middle, right = most[:-2], most[1:-1], most[2:]
     slope, total = _ONE / low, _ZERO
@@ -273,18 +281,22 @@ def steady(
             middle[x] = max(max(above[x], here[x]), below[x])
         most[0], most[-1] = most[1], most[-2]
         values, picture, old, old_picture = alpha[j], guide[j], before[j], reference[j]
-        target, next_picture = out[j], following[j]
+        target, next_picture, age, next_age = out[j], following[j], ages[j], older[j]
         for x in range(len(target)):
             still = np.float32(2) - slope * max(max(left[x], middle[x]), right[x])
             still = min(max(still, _ZERO), _ONE)
             total += still
-            still *= decay
+            # The solution of de/dt = -e / age, and of de/dt = -e / T for whoever is younger than T.
+            kept = max(age[x] / (age[x] + step), decay) if step > _ZERO else _ONE
+            hurry = haste * (_ONE - kept)
+            kept *= still
+            next_age[x] = min((age[x] + step) * still, oldest)
             value = min(values[x], _ONE) if values[x] > _ZERO else _ZERO
             error = old[x] - value
-            target[x] = value + error * still / (_ONE + haste * abs(error))
+            target[x] = value + error * kept / (_ONE + hurry * abs(error))
             level = np.float32(picture[x])
-            next_picture[x] = level + (old_picture[x] - level) * still
-    return out, following, total / np.float32(height * width)
+            next_picture[x] = level + (gain * old_picture[x] + shift - level) * kept
+    return out, following, older, total / np.float32(height * width)
 
 
 @_compiled

@@ -51,8 +51,9 @@ def change(now: Luma, before: Floats) -> Change:
     gain, offset = match_exposure(now, before)
     exposure = np.float32(gain), np.float32(offset)
     moved = kernels.movement(now, before, *exposure)
-    # The median is the noise as long as less than half of the picture moves, and 1.5 of it about sigma.
-    noise = min(1.5 * float(np.median(moved[::8, ::8])), _NOISE_CAP)
+    # What the calmest third of the picture stays below is noise as long as two thirds do not move: 0.43 sigma.
+    calm = moved[::8, ::8].ravel()
+    noise = min(float(np.partition(calm, len(calm) // 3)[len(calm) // 3]) / 0.43, _NOISE_CAP)
     return Change(moved, _THRESHOLD + 2 * noise, exposure)
 
 

@@ -8,12 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from vidseg import kernels
+from vidseg.exposure import match_exposure
 from vidseg.frame import Alpha
 
 _NOISE_CAP = 2.5
 """Most grey levels of change that count as a camera's noise; more is a picture that moves everywhere."""
-_EXPOSURE_CAP = 16.0
-"""Most grey levels by which an automatic exposure changes the whole picture between two frames."""
 _CUT_SHARE = 0.5
 """When more than this share of the pixels has changed, it is another shot."""
 _HASTE = 1.0
@@ -28,7 +27,7 @@ class Smoother:
     goes. Where the new picture differs from the reference by more than noise, the old opinion is about something that
     is gone, and the new alpha is taken as it is: no ghost follows a moving hand. Both change by the same factor in
     each pixel, so slow movements add up until they are seen. A change of the exposure of the whole picture is no
-    movement.
+    movement, see ``match_exposure``.
 
     Where the picture stands still the distance ``e`` to the new alpha shrinks by ``de/dt = -e (1 + |e|) / T``, which is
     solved exactly for each step, so 15, 30 and 60 frames a second (and any mixture) follow one curve.
@@ -39,16 +38,21 @@ class Smoother:
         time_constant: T in seconds; 0 switches smoothing off. The variance of white flicker at 30 fps falls to
             ``k / (2 - k)`` with ``k = 1 - exp(-1 / (30 T))``: 14 % for 0.12 s.
         threshold: Grey levels (of 255) of change between two pictures above which a pixel starts to count as moved.
+        patience: For a pixel that has stood still for longer than T, T grows to that time, up to this one in seconds.
+            A mask that breathes with the light of a camera's automatics becomes calm by that; one that was wrong
+            stays so for longer.
     """
 
-    def __init__(self, time_constant: float = 0.12, threshold: float = 3.0) -> None:
+    def __init__(self, time_constant: float = 0.12, threshold: float = 3.0, patience: float = 0.0) -> None:
         if not 0 <= time_constant < math.inf:
             raise ValueError(f"the time constant must be 0 or more seconds, not {time_constant = }")
         if not 0 < threshold < math.inf:
             raise ValueError(f"the threshold must be more than 0 grey levels, not {threshold = }")
-        self._time_constant, self._threshold = time_constant, threshold
+        if not 0 <= patience < math.inf:
+            raise ValueError(f"the patience must be 0 or more seconds, not {patience = }")
+        self._time_constant, self._threshold, self._patience = time_constant, threshold, patience
         self._alpha: Alpha | None = None
-        self._reference = np.zeros((0, 0), np.float32)
+        self._reference = self._ages = np.zeros((0, 0), np.float32)
         self._time = -math.inf
 
     def reset(self) -> None:
@@ -72,24 +76,24 @@ class Smoother:
         before = self._alpha
         if before is None or before.shape != alpha.shape or step < 0 or self._time_constant == 0:
             return self._restart(alpha, guide)
-        # One pixel in 64 is enough for the medians: of the change, which is the exposure's, and of what is left of it.
-        shift = float(np.median(guide[::8, ::8] - self._reference[::8, ::8]))
-        shift = min(max(shift, -_EXPOSURE_CAP), _EXPOSURE_CAP)
-        moved = kernels.movement(guide, self._reference, np.float32(1), np.float32(shift))
-        # That is the noise as long as less than half of the picture moves, 1.5 of it is about sigma.
+        exposure = [np.float32(number) for number in match_exposure(guide, self._reference)]
+        moved = kernels.movement(guide, self._reference, *exposure)
+        # That is the noise as long as less than half of the picture moves, 1.5 of it is about sigma. One pixel in 64
+        # is enough for the median.
         noise = min(1.5 * float(np.median(moved[::8, ::8])), _NOISE_CAP)
         decay = math.exp(-step / self._time_constant)
         # The solution of the equation above after one step: e -> e decay / (1 + |e| (1 - decay)). The reference
         # follows without haste: it is a picture, and its noise is to be averaged.
-        numbers = (np.float32(x) for x in (self._threshold + 2 * noise, decay, _HASTE * (1 - decay)))
-        alpha_now, reference, still = kernels.steady(alpha, guide, before, self._reference, moved, *numbers)
+        numbers = (np.float32(x) for x in (self._threshold + 2 * noise, step, decay, self._patience, _HASTE))
+        state = before, self._reference, self._ages
+        alpha_now, reference, ages, still = kernels.steady(alpha, guide, *state, moved, *exposure, *numbers)
         if still < 1 - _CUT_SHARE:
             return self._restart(alpha, guide)
-        self._alpha, self._reference = alpha_now, reference
+        self._alpha, self._reference, self._ages = alpha_now, reference, ages
         return alpha_now.copy()
 
     def _restart(self, alpha: Alpha, guide: npt.NDArray[np.uint8]) -> Alpha:
         # fmax drops a NaN: what is not known to be foreground is background, and in the state it would stay for ever.
         self._alpha = np.fmin(np.fmax(alpha, np.float32(0)), np.float32(1))
-        self._reference = guide.astype(np.float32)
+        self._reference, self._ages = guide.astype(np.float32), np.zeros(guide.shape, np.float32)
         return self._alpha.copy()

@@ -92,7 +92,8 @@ class Matter:
 
     Use::
 
-        matter = Matter(segmenter, Smoother(settings.smoothing), Subject(settings.subject))
+        smoother = Smoother(settings.smoothing, patience=5 * settings.smoothing)
+        matter = Matter(segmenter, smoother, Subject(settings.subject))
         …for each frame:  seen = matter(frame, budget_rung);  full = refine(seen.alpha, frame, seen.guide)
         …after a rejected mask, a gap, another camera:  matter.reset()
 
@@ -126,11 +127,11 @@ class Matter:
 
     def steady(self, smoother: Smoother | None) -> None:
         """Smooth with another smoother from the next frame on."""
-        self._smoother, self._last, self._agreed = smoother, None, 0
+        self._smoother, self._last, self._agreed, self._moved = smoother, None, 0, self._time
 
     def choose(self, choose: Choose | None) -> None:
         """Keep others from the next frame on."""
-        self._choose, self._last, self._agreed = choose, None, 0
+        self._choose, self._last, self._agreed, self._moved = choose, None, 0, self._time
 
     def close(self) -> None:
         """Wait for an engine that is being opened. May be called again."""
@@ -160,19 +161,22 @@ class Matter:
             self.reset()
             key, step = None, 0.0
         if key is None:
+            self._moved = frame.time
             return self._infer(frame, self._segmenter.shrink(frame), rung, step)
         self._since += 1
         luma = _bytes(shrink(frame.planes[0], key.luma.shape), frame.depth)  # type: ignore[type-var]
         changed = change(luma, key.planes[0])
         moving = changed.where
-        outside = np.count_nonzero(moving & ~key.inside) >= _SPECK
+        outside = bool(np.count_nonzero(moving & ~key.inside) >= _SPECK)
+        if not outside and self._last is not None and self._is_sure(frame.time):
+            oldest = _OLDEST if np.count_nonzero(moving) < _SPECK else _OLDEST_INSIDE
+            if frame.time - key.time < oldest:
+                outside = self._recoloured(frame, key)
+                if not outside:
+                    self._last = Seen(self._last.alpha, luma, "still", key.raw)
+                    return self._last
         if outside:
             self._agreed, self._moved = 0, frame.time
-        elif self._last is not None and (self._agreed >= _ROUNDS or frame.time - self._moved > _ENOUGH):
-            oldest = _OLDEST if np.count_nonzero(moving) < _SPECK else _OLDEST_INSIDE
-            if frame.time - key.time < oldest and not self._recoloured(frame, key):
-                self._last = Seen(self._last.alpha, luma, "still", key.raw)
-                return self._last
         if self._since < rung.every:
             settled, lost = self._carrier(key.settled, key.luma, luma, changed)
             if lost <= _LOST * key.outline:
@@ -180,6 +184,10 @@ class Matter:
         size = key.luma.shape[0], key.luma.shape[1]
         y, (u, v) = shrink(frame.planes[0], size), (shrink(p, size) for p in frame.planes[1:])  # type: ignore[type-var]
         return self._infer(frame, (y, u, v), rung, step)
+
+    def _is_sure(self, time: float) -> bool:
+        """Return whether the last mask may stand for a picture that has not changed."""
+        return self._agreed >= _ROUNDS or time - self._moved > _ENOUGH
 
     def _recoloured(self, frame: Frame, key: _Key) -> bool:
         """Return whether chroma has changed outside of a person: red before green of one brightness."""

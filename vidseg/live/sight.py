@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 _PATIENCE = 0.5
 """Seconds of refused masks after which the network is opened anew."""
-_CALM = 10.0
+_CALM = 5.0
 """Seconds for which it has to work before earlier failures are forgotten."""
 
 
@@ -42,7 +42,7 @@ class Sight:
         self._segmenter: Segmenter | None = None
         self._matter: Matter | None = None
         self._settings: Settings | None = None
-        self._backoff = Backoff(0.25, 30.0)
+        self._backoff = Backoff(0.25, 5.0)
         self._again_at = 0.0
         self._refused_since: float | None = None
         self._said = ""
@@ -117,7 +117,7 @@ class Sight:
         """Use other settings from this frame on."""
         before, self._settings = self._settings, settings
         if before is None or before.smoothing != settings.smoothing:
-            matter.steady(Smoother(settings.smoothing))
+            matter.steady(Smoother(settings.smoothing, patience=5 * settings.smoothing))
         if before is None or before.subject != settings.subject:
             matter.choose(None if settings.subject == "all" else Subject(settings.subject))
 
