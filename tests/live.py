@@ -74,6 +74,15 @@ class Stage:
         self._seen = frames
         return True
 
+    def passing(self, condition):
+        """Return the condition, with time that goes on while it is asked although no camera gives frames."""
+
+        def asked():
+            self.clock.advance(0.02)
+            return condition()
+
+        return asked
+
     def pace(self):
         """Let a frame's time pass, and wait until the last one was taken."""
         self.clock.advance(1 / 30)
@@ -133,9 +142,9 @@ def running(session, progress=None):
         raise result[0]
 
 
-def wait_for(condition, what="it"):
+def wait_for(condition, what="it", seconds=GENEROUS):
     """Wait until something is so."""
-    until = time.monotonic() + GENEROUS
+    until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, f"{what} did not happen"
         time.sleep(0.002)

@@ -23,7 +23,7 @@ STALL = 2.0
 FIRST = 10.0
 """The same before its first frame: some take seconds to begin."""
 RETRY = 0.25, 1.0
-"""Seconds until the first and between later tries to open a camera that is lost: it is back within two of its return."""
+"""Seconds until the first and between later tries to open a lost camera, which is back within two of its return."""
 _NEAR = 1.0
 """Seconds by which a frame's own time may differ from now; what is farther off is another clock's."""
 

@@ -246,9 +246,9 @@ class LiveSession:
             VidsegError, ValueError: It cannot be opened; then all stays as it is.
         """
         with self._changing:
+            _check(settings)
             before = self._look
             if before is None or self._like is None:  # not running yet
-                _check(settings)
                 self._settings = settings
                 return
             look = self._looked(settings, before)
@@ -307,14 +307,14 @@ class LiveSession:
             _check(self._settings)
             self._intake.start()
             info = self._promise()
-            with self._changing:
-                self._like = _blank(info)
-                look = self._looked(self._settings, None)
-                self._look = look
-            self._output = Output(self._outlets, info, self._clock, self._timings)
-            self._fill(self._output, began)
-            worker.start()
-            self._tick(self._output, progress)
+            if info is not None:
+                with self._changing:
+                    self._like = _blank(info)
+                    self._look = self._looked(self._settings, None)
+                self._output = Output(self._outlets, info, self._clock, self._timings)
+                self._fill(self._output, began)
+                worker.start()
+                self._tick(self._output, progress)
         finally:
             leftover = self._close(worker)
         if self._error is not None and not isinstance(self._error, OutputClosedError):
@@ -323,14 +323,14 @@ class LiveSession:
             raise leftover[0]
         return self._stats(self._clock() - began)
 
-    def _promise(self) -> StreamInfo:
-        """Return what the output is like, for which the camera may have to be opened."""
+    def _promise(self) -> StreamInfo | None:
+        """Return what the output is like, for which the camera may have to be opened; None if it is stopped first."""
         size, color = self._options.size, self._options.color
         if size is None:
             self._intake.want(True)
             while not self._intake.wait(0.2):
                 if self._stop.is_set():
-                    break
+                    return None
             info = self._intake.info
             if info is None:
                 raise self._intake.error or SourceError("the camera was not opened")
@@ -469,7 +469,6 @@ class LiveSession:
         if before is not None and old is not None and (old.background, old.fit) == (settings.background, settings.fit):
             background, still = before.background, before.still
         else:
-            _check(settings)
             background = None if _is_room(settings) else open_background(settings.background, settings.fit)
             still = None
             if background is not None and not isinstance(background, BlurBackground):
