@@ -44,6 +44,8 @@ _ENOUGH = 1.0
 """Seconds of a picture that stands still after which the mean of its masks stands even if they never agree."""
 _LOST = 0.3
 """Pixels of alpha for each pixel of outline that may be lost in carrying before the network is asked after all."""
+_PAUSE = 7
+"""Frames, at most, for which carrying is not tried again when it failed: 1, 3, then 7."""
 
 
 class Seen(NamedTuple):
@@ -112,6 +114,7 @@ class Matter:
         self._last: Seen | None = None
         self._time = self._clock = 0.0
         self._since = 0  # frames since the last inference
+        self._pause = self._paused = 0  # frames without carrying, and those of them that are left
         self._agreed = 0
         self._moved = -math.inf  # when something last did
         self._open: dict[tuple[Size, float], bool] = {}
@@ -177,10 +180,14 @@ class Matter:
                     return self._last
         if outside:
             self._agreed, self._moved = 0, frame.time
-        if self._since < rung.every:
+        if self._since < rung.every and self._paused > 0:
+            self._paused -= 1
+        elif self._since < rung.every:
             settled, lost = self._carrier(key.settled, key.luma, luma, changed)
             if lost <= _LOST * key.outline:
+                self._pause = 0
                 return self._finish(settled, luma, "carried", settled, step)[0]
+            self._pause = self._paused = min(2 * self._pause + 1, _PAUSE)
         size = key.luma.shape[0], key.luma.shape[1]
         y, (u, v) = shrink(frame.planes[0], size), (shrink(p, size) for p in frame.planes[1:])  # type: ignore[type-var]
         return self._infer(frame, (y, u, v), rung, step)
