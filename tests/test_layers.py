@@ -26,6 +26,10 @@ LAYERS = {
         "sources",
         "sinks",
         "runtimes",
+        "plans",
+        "parity",
+        "building",
+        "handover",
     ),
     2: (
         "resize",
@@ -43,10 +47,11 @@ LAYERS = {
         "mobilenet",
     ),
     3: ("runtimes.*", "sources.*", "sinks.*"),
-    4: ("segmenter", "pipeline", "live", "live.*", "service", "testing", "compositor", "jobs", "images"),
+    4: ("segmenter", "pipeline", "live", "live.*", "service", "testing", "compositor", "jobs", "images", "convert", "verifying"),
     5: (
         "integrations",
         "server",
+        "server.*",
         "training",
         "evaluation",
         "explaining",
@@ -60,6 +65,7 @@ LAYERS = {
 """DESIGN.md, section 3. ``x.*`` are the modules inside ``x``; ``""`` is the package itself."""
 HEAVY = {"av", "cv2", "numba", "onnx", "onnxruntime", "openvino", "safetensors", "tensorrt", "torch", "torchvision"}
 HEAVY |= {"pyvirtualcam", "sdl2"}
+HEAVY |= {"fastapi", "starlette", "uvicorn"}
 MAY_IMPORT = {
     "kernels": {"numba"},
     "resize": {"cv2"},
@@ -78,6 +84,9 @@ MAY_IMPORT = {
     "runtimes.ort": {"onnxruntime"},
     "runtimes.openvino": {"openvino"},
     "runtimes.torch": {"torch"},
+    "runtimes.tensorrt": {"tensorrt", "torch"},
+    "runtimes.graphs": {"onnx"},
+    "convert": {"av"},
     "devices": {"av"},
     "sources.pyav": {"av"},
     "sources.raw": {"av"},
@@ -103,6 +112,10 @@ MAY_IMPORT = {
     "explaining.gradcam": {"torch", "cv2"},
     "explaining.drawing": {"cv2"},
     "explaining.page": {"cv2"},
+    "server.app": {"fastapi", "starlette"},
+    "server.gate": {"starlette"},
+    "server.backdrops": {"cv2"},
+    "server.jpeg": {"av"},
     "training.adapt": {"torch", "cv2"},
     "training.footage": {"cv2"},
     "training.losses": {"torch"},

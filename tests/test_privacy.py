@@ -10,14 +10,13 @@ from vidseg.compositor import Compositor
 from vidseg.errors import EngineError
 from vidseg.pipeline import Pipeline
 from vidseg.segmenter import Segmenter
-from vidseg.smoothing import Smoother
 from vidseg.testing import PERSON_LUMA, ConstantEngine, ListSink, SeeingEngine, SyntheticSource, room_share
 
 
 def run(engine, background, frames=40, **source):
     sink = ListSink()
     behind = None if background is None else open_background(background)
-    compositor = Compositor(Segmenter(engine=engine), behind, Smoother())
+    compositor = Compositor(behind, Segmenter(engine=engine))
     pipeline = Pipeline(SyntheticSource(frames, (180, 320), **source), compositor, sink, batch=4)
     return pipeline, sink
 

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from vidseg.compositor import Compositor
     from vidseg.errors import VidsegError
     from vidseg.frame import Frame, StreamInfo
-    from vidseg.jobs import matte_video, process_video
+    from vidseg.jobs import matte_video, process_video, remove_background
     from vidseg.pipeline import Pipeline, Progress, Stats
     from vidseg.segmenter import Segmenter
     from vidseg.sinks import OutputOptions
 
 _HOMES = {
+    "Compositor": "compositor",
     "Frame": "frame",
     "OutputOptions": "sinks",
     "Pipeline": "pipeline",
@@ -29,9 +31,11 @@ _HOMES = {
     "VidsegError": "errors",
     "matte_video": "jobs",
     "process_video": "jobs",
+    "remove_background": "jobs",
 }
 
 __all__ = [
+    "Compositor",
     "Frame",
     "OutputOptions",
     "Pipeline",
@@ -42,6 +46,7 @@ __all__ = [
     "VidsegError",
     "matte_video",
     "process_video",
+    "remove_background",
 ]
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any, Self, overload
 
 import numpy as np
 
-from vidseg.backgrounds import Background, TransparentBackground
+from vidseg.backgrounds import Background, Fit, TransparentBackground, open_background
 from vidseg.compositing import composite, cutout
+from vidseg.convert import INTERVAL, Layout, P, alike, to_frame
 from vidseg.frame import Color, Frame, FullAlpha, allocate
 from vidseg.pipeline import Timings
-from vidseg.refine import refine
-from vidseg.segmenter import Matte, Segmenter
+from vidseg.segmenter import Matte, Segmenter, upsample
 from vidseg.settling import settle
 from vidseg.smoothing import Smoother
 
@@ -21,31 +22,89 @@ Restage = Callable[[Frame, FullAlpha], tuple[Frame, FullAlpha]]
 
 
 class Compositor:
-    """Puts a background behind the people in consecutive frames of one stream. Keeps temporal state; not thread-safe.
+    """Puts a background behind the people in consecutive pictures of one stream. Keeps temporal state; not thread-safe.
 
-    Fails closed: a frame is returned only with its own alpha applied, and any failure raises instead.
+    ::
+
+        with vidseg.Compositor("beach.jpg") as compositor:
+            for picture in pictures:
+                show(compositor(picture))
+
+    A picture comes back as what it was: array, tensor, ``av.VideoFrame`` or ``Frame``. Fails closed: a frame is
+    returned only with its own alpha applied, and any failure raises instead.
 
     Args:
-        segmenter: Finds the people.
-        background: What is put behind them; None returns the alpha itself as a grey picture.
-        smoother: Steadies the alpha in time; None for unrelated pictures.
+        background: A picture, a video, ``#rrggbb``, ``blur``, ``blur:STRENGTH`` or ``transparent``, as for
+            ``vidseg.process_video``; or one that is open, which belongs to the caller; None returns the alpha itself as
+            a grey picture.
+        segmenter: Finds the people; it belongs to the caller. None opens one of the default model.
+        fit: How a picture or video of another shape is fitted: ``cover``, ``contain`` or ``stretch``.
+        smooth: Whether the alpha is steadied in time; False for unrelated pictures.
         decontaminate: Whether the old background's colour is taken out of soft edges.
+
+    Raises:
+        SourceError: There is no such background, or it cannot be read.
+        EngineError: The model does not work.
     """
 
     def __init__(
         self,
-        segmenter: Segmenter,
-        background: Background | None,
-        smoother: Smoother | None = None,
+        background: str | Background | None = "blur",
+        segmenter: Segmenter | None = None,
         *,
+        fit: Fit = "cover",
+        smooth: bool = True,
         decontaminate: bool = True,
     ) -> None:
-        self._segmenter, self._background, self._smoother = segmenter, background, smoother
+        self._owned: list[Background | Segmenter] = []
+        if isinstance(background, str):
+            background = open_background(background, fit)
+            self._owned.append(background)
+        if segmenter is None:
+            segmenter = Segmenter(stream=smooth)
+            self._owned.append(segmenter)
+        self._segmenter, self._background = segmenter, background
+        self._smoother = Smoother() if smooth else None
         self._decontaminate = decontaminate
+        self._time = 0.0
 
-    def __call__(self, frames: Sequence[Frame], timings: Timings | None = None) -> list[Frame]:
-        """Return a new frame for each of ``frames``; they are not changed."""
-        timings = timings or Timings()
+    @overload
+    def __call__(self, pictures: Sequence[Frame], timings: Timings | None = None) -> list[Frame]: ...
+
+    @overload
+    def __call__(
+        self, pictures: P, timings: Timings | None = None, *, layout: Layout = "rgb", time: float | None = None
+    ) -> P: ...
+
+    def __call__(
+        self, pictures: Any, timings: Timings | None = None, *, layout: Layout = "rgb", time: float | None = None
+    ) -> Any:
+        """Return a new picture for a picture, or a new frame for each frame of a sequence; they are not changed.
+
+        Args:
+            pictures: A ``Frame``, ``av.VideoFrame``, NumPy array or PyTorch tensor, see ``vidseg.convert.to_frame``; or
+                a list or tuple of ``Frame`` of one size.
+            timings: Gets what each step took.
+            layout: Of an array or tensor: ``rgb``, ``bgr``, ``i420`` or ``nv12``.
+            time: Of a picture that does not know it, in seconds; None is a thirtieth after the one before.
+
+        Returns:
+            What was given: kind, layout, shape, type of numbers, device, format and times; with a fourth channel before
+            a transparent background.
+
+        Raises:
+            TypeError: It is no picture.
+            ValueError: Its shape or numbers are those of no picture, or it can have no alpha and should get one.
+            EngineError: The engine failed, or gave numbers that are no alpha.
+        """
+        if isinstance(pictures, list | tuple):
+            return self._composed(pictures, timings or Timings())
+        frame = to_frame(pictures, layout, self._time + INTERVAL if time is None else time)
+        self._time = frame.time
+        [done] = self._composed([frame], timings or Timings())
+        return alike(done, pictures, layout)
+
+    def _composed(self, frames: Sequence[Frame], timings: Timings) -> list[Frame]:
         with timings.measure("segment", len(frames)):
             mattes = self._segmenter(frames)
         done = []
@@ -57,6 +116,23 @@ class Compositor:
                     alpha = self._smoother(alpha, matte.guide, frame.time)
             done.append(compose(frame, Matte(alpha, matte.guide), self._background, self._decontaminate, timings))
         return done
+
+    def reset(self) -> None:
+        """Forget the pictures before: the next one is the first of another clip."""
+        self._segmenter.reset()
+        if self._smoother is not None:
+            self._smoother.reset()
+
+    def close(self) -> None:
+        """Release what was opened here. May be called again."""
+        for part in self._owned:
+            part.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def compose(
@@ -82,9 +158,7 @@ def compose(
     """
     timings = timings or Timings()
     with timings.measure("refine"):
-        full = refine(matte.alpha, frame, matte.guide)
-        if frame.alpha is not None:  # what a picture had cut away already stays away
-            full = ((full.astype(np.uint16) * frame.alpha + 127) // 255).astype(np.uint8)
+        full = upsample(matte, frame)
     if reframe is not None:
         with timings.measure("reframe"):
             frame, full = reframe(frame, full)

@@ -80,7 +80,7 @@ def process_pictures(
         hidden = HiddenFolder(folder, output, overwrite=overwrite)
         stack.callback(hidden.discard)
         segmenter = stack.enter_context(closing(open_segmenter()))
-        compositor = Compositor(segmenter, behind, decontaminate=decontaminate)
+        compositor = Compositor(behind, segmenter, smooth=False, decontaminate=decontaminate)
         sink = _Pages(paths, names, content, hidden, alone)
         stats = Pipeline(album, compositor, sink).run(progress, runtime=segmenter.runtime)
         written = _given(output, folder, names[0]) if alone else output

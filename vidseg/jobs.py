@@ -2,24 +2,80 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from os import PathLike
 
 from vidseg.backgrounds import Fit, TransparentBackground, open_background
 from vidseg.compositor import Compositor
+from vidseg.images import process_pictures
 from vidseg.pipeline import Pipeline, Progress, Stats
-from vidseg.segmenter import Segmenter
+from vidseg.segmenter import SCALES, Segmenter
 from vidseg.sinks import OutputOptions, open_sink
+from vidseg.sinks.pictures import SUFFIXES
 from vidseg.sinks.pictures import is_pictures as writes_pictures
 from vidseg.sinks.raw import NAME as STANDARD_OUTPUT
-from vidseg.smoothing import Smoother
 from vidseg.sources import open_source
 from vidseg.sources.pictures import is_pictures as reads_pictures
 from vidseg.sources.raw import is_raw
 
 _BATCH_PIXELS = 17_000_000
 """A batch of frames waits in memory as a whole: eight of 1080p, two of 4K."""
+
+
+def remove_background(
+    source: str | PathLike[str],
+    output: str | PathLike[str],
+    background: str = "transparent",
+    *,
+    fit: Fit = "cover",
+    model: str = "unet-s",
+    overwrite: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> Stats:
+    """Put another background behind the people in a video, a picture or a folder of pictures.
+
+    ::
+
+        vidseg.remove_background("talk.mp4", "out.mp4", background="beach.jpg")
+        vidseg.remove_background("portrait.jpg", "portrait.png")
+
+    Args:
+        source: A video file or URL, a picture, or a folder of pictures.
+        output: A file of the same kind, a folder for pictures.
+        background: Picture, video, ``#rrggbb``, ``blur``, ``blur:STRENGTH`` or ``transparent``, which PNG, WebP, WebM
+            and MOV can hold, and MP4 and JPEG cannot.
+        fit: How a background of another shape is fitted: ``cover``, ``contain`` or ``stretch``.
+        model: Shipped model's name, a folder with a manifest, or an ONNX file.
+        overwrite: Whether ``output`` may be replaced.
+        progress: Called about ten times a second.
+
+    Raises:
+        VidsegError: With one sentence for a person; nothing stands under ``output`` then.
+        Interrupted: Ctrl-C; what was done is in a ``.partial`` file.
+    """
+    source, output = os.fspath(source), os.fspath(output)
+    if are_pictures(source, output):
+        return process_pictures(
+            source,
+            output,
+            background,
+            lambda: Segmenter(model, scales=SCALES, stream=False),
+            fit=fit,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    options = OutputOptions(overwrite=overwrite)
+    return process_video(source, output, background, fit=fit, model=model, options=options, progress=progress)
+
+
+def are_pictures(source: str, output: str) -> bool:
+    """Return whether pictures become pictures, each by itself, and not the frames of a video."""
+    numbered = "%" in os.path.basename(output)
+    still = os.path.splitext(output)[1].lower() in SUFFIXES
+    return reads_pictures(source) and not numbered and (still or writes_pictures(output))
 
 
 def process_video(
@@ -82,7 +138,7 @@ def process_video(
             keep=keep,
         )
         stack.callback(segmenter.close)
-        compositor = Compositor(segmenter, behind, Smoother() if smooth else None, decontaminate=decontaminate)
+        compositor = Compositor(behind, segmenter, smooth=smooth, decontaminate=decontaminate)
         soundless = reads_pictures(source) or is_raw(source) or writes_pictures(output)
         carried = None if soundless or not options.audio else source
         sink = open_sink(output, info, options, source=carried)

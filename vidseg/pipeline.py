@@ -137,7 +137,7 @@ class Timings:
 class Stage(Protocol):
     """What the worker does with each batch: ``Compositor`` is one."""
 
-    def __call__(self, frames: Sequence[Frame], timings: Timings) -> list[Frame]:
+    def __call__(self, frames: Sequence[Frame], timings: Timings, /) -> list[Frame]:
         """Return one new frame for each given one, in order."""
         ...
 

@@ -1,4 +1,4 @@
-"""Segmenter: frames in, small alphas out. Shrinks, converts, turns upright, and asks the engine."""
+"""Segmenter: pictures in, alphas out. Shrinks, converts, turns upright, and asks the engine."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from vidseg.color import network_affine
+from vidseg.convert import INTERVAL, Layout, alpha_alike, to_frame
 from vidseg.cuts import is_cut
 from vidseg.engine import Engine, ModelSpec, Precision, State, load_spec, open_engine
 from vidseg.errors import EngineError
-from vidseg.frame import Alpha, Color, Frame, Plane, Size
+from vidseg.frame import Alpha, Color, Frame, FullAlpha, Plane, Size
 from vidseg.kernels import to_network
 from vidseg.light import HLG, PQ, convert_light
+from vidseg.refine import refine
 from vidseg.resize import shrink, shrink_planes
+from vidseg.settling import settle
+from vidseg.smoothing import Smoother
 
 Planes = tuple[Plane, Plane, Plane]
 SCALES = (0.75, 1.0, 1.5)
@@ -38,10 +42,17 @@ class Matte(NamedTuple):
 
 
 class Segmenter:
-    """Finds the people in frames. Opens an engine for each input size it needs, and keeps it. Not thread-safe.
+    """Finds the people in pictures. Opens an engine for each input size it needs, and keeps it. Not thread-safe.
 
-    A recurrent model remembers what it saw in the frames before, from call to call, until ``reset``, a scene cut,
-    a frame of another size or one that is older than the last.
+    ::
+
+        with vidseg.Segmenter() as segmenter:
+            for picture in pictures:
+                alpha = segmenter(picture)
+
+    One picture gives its alpha at full size, steadied in time; several frames give what the network said of each, small
+    (``Matte``), for whoever does the rest. Use one segmenter for each stream: it remembers the pictures before, and a
+    recurrent model what it saw in them, until ``reset``, a scene cut, another size or one that is older than the last.
 
     Args:
         model: Name of a shipped model, a folder with a ``manifest.toml``, or an ONNX file.
@@ -54,7 +65,7 @@ class Segmenter:
         scales: Look at each frame in these multiples of the network's own size and take the mean: for stills, where
             time matters less than the group at the far end of the picture. ``SCALES`` measured best.
         keep: Of a model that tells classes apart, those that stay; none is ``person``.
-        stream: Whether the frames follow one another in time. Unrelated pictures do not, and each is seen alone.
+        stream: Whether the pictures follow one another in time. Unrelated ones do not, and each is seen alone.
         engine: Use this one for frames of any shape, instead of opening any. It is closed with the segmenter.
 
     Raises:
@@ -87,6 +98,8 @@ class Segmenter:
         self._fixed = engine
         self._spec: ModelSpec = load_spec(model).keeping(keep) if engine is None else engine.spec
         self._remembers = stream and bool(self._spec.states)
+        self._smoother = Smoother() if stream else None
+        self._time = 0.0
         self._states: dict[Size, State] = {}
         self._before: tuple[Size, float, npt.NDArray[np.uint8]] | None = None
         self._engines: dict[Size, Engine] = {} if engine is None else {engine.size: engine}
@@ -112,14 +125,44 @@ class Segmenter:
         """Forget the frames before: the next one is the first of another clip."""
         self._states.clear()
         self._before = None
+        if self._smoother is not None:
+            self._smoother.reset()
 
-    def __call__(self, frames: Sequence[Frame]) -> list[Matte]:
-        """Return the matte of each of ``frames``, all of one size, with one call of the engine for each scale.
+    @overload
+    def __call__(self, pictures: Sequence[Frame]) -> list[Matte]: ...
+
+    @overload
+    def __call__(self, pictures: Any, *, layout: Layout = "rgb", time: float | None = None) -> Any: ...
+
+    def __call__(self, pictures: Any, *, layout: Layout = "rgb", time: float | None = None) -> Any:
+        """Return the alpha of a picture, or the matte of each frame of a sequence.
+
+        Args:
+            pictures: A ``Frame``, ``av.VideoFrame``, NumPy array or PyTorch tensor, see ``vidseg.convert.to_frame``; or
+                a list or tuple of ``Frame`` of one size, which are seen with one call of the engine for each scale.
+            layout: Of an array or tensor: ``rgb``, ``bgr``, ``i420`` or ``nv12``.
+            time: Of a picture that does not know it, in seconds; None is a thirtieth after the one before.
+
+        Returns:
+            ``(height, width)``, 1 where a person is. Of a tensor it is a tensor, with the same type of numbers: 1 is
+            255 in uint8, which is also what a ``Frame`` and an ``av.VideoFrame`` get, 65535 in uint16, 1.0 in floats.
 
         Raises:
-            ValueError: The frames differ in size.
+            TypeError: It is no picture.
+            ValueError: Its shape or numbers are those of no picture, or the frames differ in size.
             EngineError: The engine failed, or gave numbers that are no alpha.
         """
+        if isinstance(pictures, list | tuple):
+            return self._mattes(pictures)
+        frame = to_frame(pictures, layout, self._time + INTERVAL if time is None else time)
+        self._time = frame.time
+        [matte] = self._mattes([frame])
+        alpha = settle(matte.alpha)
+        if self._smoother is not None:
+            alpha = self._smoother(alpha, matte.guide, frame.time)
+        return alpha_alike(upsample(Matte(alpha, matte.guide), frame), pictures)
+
+    def _mattes(self, frames: Sequence[Frame]) -> list[Matte]:
         if not frames:
             return []
         if any(frame.size != frames[0].size for frame in frames):
@@ -218,6 +261,12 @@ class Segmenter:
         for engine in self._engines.values():
             engine.close()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def _stored(self, engine: Engine) -> Size:
         """Return the size of what ``engine`` looks at, as the frames are stored."""
         height, width = engine.size
@@ -254,6 +303,14 @@ class Segmenter:
         rgb = to_network(*planes, *network_affine(frame.color, frame.depth, (0, 0, 0), (1 / 65535,) * 3))
         sdr = convert_light(rgb.transpose(1, 2, 0).round().astype(np.uint16), frame.color, Color()) / 65535
         return ((sdr - mean) / std).transpose(2, 0, 1).astype(np.float32)
+
+
+def upsample(matte: Matte, frame: Frame) -> FullAlpha:
+    """Return the alpha of ``frame`` at its size, led by its luma; what a picture had cut away already stays away."""
+    full = refine(matte.alpha, frame, matte.guide)
+    if frame.alpha is None:
+        return full
+    return ((full.astype(np.uint16) * frame.alpha + 127) // 255).astype(np.uint8)
 
 
 def _eight_bit(luma: Plane, depth: int) -> npt.NDArray[np.uint8]:

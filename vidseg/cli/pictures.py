@@ -80,14 +80,3 @@ def write_pictures(
             progress=progress,
         )
     finish(console, stats, strict=True, noun="picture")
-
-
-def are_pictures(input: str, output: str) -> bool:
-    """Return whether pictures become pictures, each by itself, and not the frames of a video."""
-    from vidseg.sinks.pictures import SUFFIXES
-    from vidseg.sinks.pictures import is_pictures as writes_pictures
-    from vidseg.sources.pictures import is_pictures as reads_pictures
-
-    numbered = "%" in Path(output).name
-    still = Path(output).suffix.lower() in SUFFIXES
-    return reads_pictures(input) and not numbered and (still or writes_pictures(output))

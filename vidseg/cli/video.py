@@ -9,7 +9,7 @@ import typer
 
 from vidseg.cli import options as opt
 from vidseg.cli.console import Console
-from vidseg.cli.pictures import are_pictures, write_pictures
+from vidseg.cli.pictures import write_pictures
 from vidseg.cli.progress import shown
 from vidseg.cli.summary import finish
 
@@ -98,13 +98,14 @@ def matte(
     crf = opt.checked_crf(crf, codec)
     console = Console(quiet, as_json, verbose)
     with console.outcome():
+        from vidseg.jobs import are_pictures, matte_video
+
         if are_pictures(input, output):
             if (codec, crf, preset) != (None, None, None):
                 raise typer.BadParameter("--codec, --crf and --preset are for videos; leave them out")
             write_pictures(console, input, output, None, model, keep, runtime, threads, overwrite=overwrite)
             return
 
-        from vidseg.jobs import matte_video
         from vidseg.sinks import OutputOptions
 
         kept = opt.checked_keep(keep, model)

@@ -20,7 +20,6 @@ from vidseg.evaluation.report import RAW, WRITTEN, Report, Row, Worst, mean_meas
 from vidseg.frame import Frame, FullAlpha
 from vidseg.pipeline import Progress, Timings
 from vidseg.segmenter import SCALES, Segmenter
-from vidseg.smoothing import Smoother
 
 _WIDTH = 384
 """Worst cases are kept at this width."""
@@ -114,7 +113,7 @@ class _Judged:
     def restart(self) -> None:
         """Forget the stream so far."""
         self._segmenter.reset()
-        self._compositor = Compositor(self._segmenter, None, Smoother() if self._moving else None)
+        self._compositor = Compositor(None, self._segmenter, smooth=self._moving)
 
     def __call__(self, frame: Frame) -> FullAlpha:
         if not self.raw:

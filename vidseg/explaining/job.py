@@ -28,7 +28,6 @@ from vidseg.resize import shrink_planes
 from vidseg.segmenter import SCALES, Segmenter
 from vidseg.sinks import OutputOptions, open_sink
 from vidseg.sinks.pictures import SUFFIXES, encode_picture, writing
-from vidseg.smoothing import Smoother
 from vidseg.sources import Source, open_source
 from vidseg.sources.pictures import is_pictures
 
@@ -120,7 +119,7 @@ def explain(
         opened = stack.enter_context(open_source(source))
         examiner = _Examiner(onlooker, method, at)
         segmenter = stack.enter_context(closing(_segmenter(model, runtime, threads, keep, opened.info, alone)))
-        examiner.attach(segmenter, opened.info, None if alone else Smoother())
+        examiner.attach(segmenter, opened.info, not alone)
         suffix = Path(output).suffix.lower()
         if suffix in VIDEOS:
             numbers, target = _video(opened, examiner, output, every, overwrite, progress, stack)
@@ -191,9 +190,9 @@ class _Examiner:
         self._method, self._at = method, at
         self._gradcam: Callable[..., Alpha] | None = None
 
-    def attach(self, segmenter: Segmenter, info: StreamInfo, smoother: Smoother | None) -> None:
+    def attach(self, segmenter: Segmenter, info: StreamInfo, moving: bool) -> None:
         """Explain the frames of a stream with this ``info``."""
-        self._compositor, self._info = Compositor(segmenter, None, smoother), info
+        self._compositor, self._info = Compositor(None, segmenter, smooth=moving), info
 
     def written(self, frame: Frame) -> FullAlpha:
         """Return the alpha that vidseg writes for ``frame``, upright."""

@@ -370,7 +370,7 @@ class PyAVSink:
             planes = [np.rot90(plane, self._turns) for plane in planes]
             if self._mirrors:
                 planes = [plane[:, ::-1] for plane in planes]
-        picture = _wrap(planes, form, self._size)
+        picture = wrap(planes, form, self._size)
         color = frame.color
         if form != self._pix_fmt:
             matrix = {"bt709": 1, "bt601": 5, "bt2020": 9, "rgb": 1}[color.matrix]
@@ -599,7 +599,7 @@ def _rename_new(path: str, target: str) -> None:
     os.unlink(path)
 
 
-def _wrap(planes: list[Plane], form: str, size: tuple[int, int]) -> VideoFrame:
+def wrap(planes: list[Plane], form: str, size: tuple[int, int]) -> VideoFrame:
     """Return a picture over ``planes``, without a copy if FFmpeg can read them where they are."""
     height, width = size
     if planes[0].shape == size and ((height % 2 == 0 and width % 2 == 0) or "420" not in form):

@@ -484,29 +484,13 @@ class PyAVSource:
         return color
 
     def _make_color(self, frame: VideoFrame) -> Color:
-        code, range_code = int(frame.colorspace), int(frame.color_range)
-        guess: Matrix = "bt709" if frame.height >= 720 else "bt601"
-        words = {"bt709": "BT.709", "bt601": "BT.601", "bt2020": "BT.2020"}
-        color = Color(primaries=int(frame.color_primaries), transfer=int(frame.color_trc))
-        if frame.format.is_rgb:
-            # swscale makes limited-range Y'CbCr of it; the tags say so.
-            return replace(color, matrix=guess, matrix_code=1 if guess == "bt709" else 6, range_code=1)
-        if code in _MATRICES:
-            guess = _MATRICES[code]
-        elif color.primaries == 9:
-            guess = "bt2020"
-        if code not in _MATRICES and not frame.format.name.startswith("gray"):
+        color, code = color_of(frame), int(frame.colorspace)
+        if code not in _MATRICES and not frame.format.is_rgb and not frame.format.name.startswith("gray"):
+            words = {"bt709": "BT.709", "bt601": "BT.601", "bt2020": "BT.2020"}
             unsaid = code in (0, 2, 3)
             why = "does not say which matrix its colours use" if unsaid else f"uses the unusual matrix {code}"
-            self._note("matrix", f"{self._name} {why}: taken for {words[guess]}")
-        full = range_code == 2 or (range_code == 0 and frame.format.name.startswith(("yuvj", "gray")))
-        return replace(
-            color,
-            matrix=guess,
-            full_range=full,
-            matrix_code=code if code != 0 else 2,
-            range_code=2 if full else range_code,
-        )
+            self._note("matrix", f"{self._name} {why}: taken for {words[color.matrix]}")
+        return color
 
     def _note(self, key: str, text: str) -> None:
         self._notes.setdefault(key, text)
@@ -585,6 +569,28 @@ class _Deinterlacer:
                 picture.pts = round(picture.pts * scale)
             picture.duration = round((picture.duration or 0) * scale)
             yield picture
+
+
+def color_of(frame: VideoFrame) -> Color:
+    """Return what the numbers of a picture mean, by its tags or, where they say nothing, by its size and format."""
+    code, range_code = int(frame.colorspace), int(frame.color_range)
+    guess: Matrix = "bt709" if frame.height >= 720 else "bt601"
+    color = Color(primaries=int(frame.color_primaries), transfer=int(frame.color_trc))
+    if frame.format.is_rgb:
+        # swscale makes limited-range Y'CbCr of it; the tags say so.
+        return replace(color, matrix=guess, matrix_code=1 if guess == "bt709" else 6, range_code=1)
+    if code in _MATRICES:
+        guess = _MATRICES[code]
+    elif color.primaries == 9:
+        guess = "bt2020"
+    full = range_code == 2 or (range_code == 0 and frame.format.name.startswith(("yuvj", "gray")))
+    return replace(
+        color,
+        matrix=guess,
+        full_range=full,
+        matrix_code=code if code != 0 else 2,
+        range_code=2 if full else range_code,
+    )
 
 
 def plane_view(picture: VideoFrame, index: int, depth: int) -> Plane:
