@@ -139,7 +139,7 @@ def to_color(frame: Frame, color: Color) -> Frame:
         return replace(frame, planes=planes_from_rgb(rgb, color), depth=8, color=color)
     planes = frame.planes
     if frame.depth > 8:
-        half, shift = np.uint16(1 << (frame.depth - 9)), frame.depth - 8
+        half, shift = np.uint32(1 << (frame.depth - 9)), frame.depth - 8
         y, u, v = (np.minimum((plane + half) >> shift, 255).astype(np.uint8) for plane in planes)
         planes = y, u, v
     if not _means_the_same(frame.color, color):
