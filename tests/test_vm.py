@@ -59,17 +59,18 @@ def report(
         *(str(HERE / "vm" / name) for name in sorted(chosen)),
     ]
     command += ["-k", names] if names else []
-    done = subprocess.run(
-        [str(HERE / "vm" / "guest"), "--out", str(out), "--timeout", str(LIMIT), "--", *command],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=LIMIT + 60,
-        cwd=HERE.parent,
-    )
-    said = (done.stdout + done.stderr)[-8000:]
-    print(said)
-    assert (out / "report.xml").exists(), f"the machine ran no test (status {done.returncode}):\n{said}"
+    console = out / "console.txt"  # can be followed while it runs
+    with console.open("wb") as said:
+        done = subprocess.run(
+            [str(HERE / "vm" / "guest"), "--out", str(out), "--timeout", str(LIMIT), "--", *command],
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            timeout=LIMIT + 60,
+            cwd=HERE.parent,
+        )
+    text = console.read_text("utf-8", "replace")[-8000:]
+    print(text)
+    assert (out / "report.xml").exists(), f"the machine ran no test (status {done.returncode}):\n{text}"
     found: dict[str, list[tuple[str, str]]] = {}
     for case in ET.parse(out / "report.xml").iter("testcase"):
         bad = [*case.findall("failure"), *case.findall("error"), *case.findall("skipped")]

@@ -19,7 +19,7 @@ from vm import CAMERA, FEED, VIRTUAL, wait_for
 from vidseg.devices import holders
 
 SMALL = (180, 320)
-BLUE = (112, 172, 72)
+BLUE = (121, 194, 70)
 """#1e90ff in BT.601, limited range, within what rounding and the reader's conversion do to it."""
 SAMPLE = Path(__file__).parents[2] / "vidseg" / "demo" / "sample.mp4"
 
