@@ -1,4 +1,4 @@
-"""Small pictures from full-size planes: what a network and the filters look at."""
+"""Planes of other sizes: small pictures, which a network and the filters look at, and chroma of 4:2:0."""
 
 from __future__ import annotations
 
@@ -34,6 +34,14 @@ def shrink(plane: P, size: Size) -> P:
     out = np.empty(size, plane.dtype)
     half = np.float32(0 if plane.dtype == np.float32 else 0.5)
     kernels.resample(samples, stride, *_taps(height, size[0]), *_taps(width, size[1]), width, half, out)
+    return out
+
+
+def halve(chroma: Plane) -> Plane:
+    """Return a chroma plane of 4:2:2 with the rounded mean of every two rows: that of 4:2:0, sited between them."""
+    samples, stride = kernels.as_rows(chroma)
+    out = np.empty(((chroma.shape[0] + 1) // 2, chroma.shape[1]), np.uint8)
+    kernels.halve_rows(samples, stride, chroma.shape[0], out)
     return out
 
 

@@ -24,6 +24,7 @@ from av.video.reformatter import VideoReformatter
 
 from vidseg.errors import SourceError, SourceNotFoundError, redacted
 from vidseg.frame import Color, Frame, Mastering, Matrix, Plane, Size, StreamInfo, chroma_size
+from vidseg.resize import halve
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -437,6 +438,9 @@ class PyAVSource:
             if _AS_IS.get(name) == info.depth:
                 y, u, v = (plane_view(picture, index, info.depth) for index in range(3))
                 return y, u, v
+            if name in ("yuv422p", "yuvj422p") and info.depth == 8:  # of most cameras' MJPEG
+                y, u, v = (plane_view(picture, index, 8) for index in range(3))
+                return y, halve(u), halve(v)
             if name == "gray" and info.depth == 8:
                 return plane_view(picture, 0, 8), *self._neutral_chroma()
             if name in ("gray10le", "gray12le", "gray16le") and info.depth == 10:

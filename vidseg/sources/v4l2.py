@@ -26,6 +26,7 @@ from vidseg import kernels
 from vidseg.devices import FORMATS, PACKINGS, holders
 from vidseg.errors import DeviceUnavailableError, SourceError
 from vidseg.frame import Color, Frame, Plane, Size, StreamInfo, allocate, chroma_size
+from vidseg.resize import halve
 from vidseg.sources.camera import CameraMode
 from vidseg.sources.pyav import plane_view
 from vidseg.v4l2 import Mode, PixelFormat, Taken, VideoDevice
@@ -384,14 +385,6 @@ def _aligned(data: npt.NDArray[np.uint8], stride: int, word: int, width: int) ->
     if stride % word == 0:
         return data[: rows * stride]
     return np.ascontiguousarray(_plane(data, stride, (rows, width))).reshape(-1)
-
-
-def halve(chroma: Plane) -> Plane:
-    """Return a chroma plane of 4:2:2 with the rounded mean of every two rows: that of 4:2:0, sited between them."""
-    samples, stride = kernels.as_rows(chroma)
-    out = np.empty(((chroma.shape[0] + 1) // 2, chroma.shape[1]), np.uint8)
-    kernels.halve_rows(samples, stride, chroma.shape[0], out)
-    return out
 
 
 def _sentence(name: str, form: PixelFormat, fps: Fraction | None, wanted: CameraMode) -> str:
