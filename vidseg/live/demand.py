@@ -40,11 +40,15 @@ _IN_CLOSE, _IN_OPEN, _IN_IGNORED, _IN_OVERFLOW = 0x18, 0x20, 0x8000, 0x4000
 _INOTIFY_EVENT = struct.Struct("=i3I")
 
 
+SYSFS = Path("/sys/class/video4linux")
+
+
 class Debounce:
     """Turns "is somebody reading?" into "is the camera wanted?". Pure logic; seconds are those of any one clock.
 
     It is wanted when somebody has read for ``attack`` seconds without a break, and until ``release`` seconds after the
-    last such reader. Shorter ones neither turn it on nor keep it on, however often they come.
+    last such reader, or as long as it takes to see whether one who came in that time stays. Shorter ones neither turn
+    it on nor keep it on, however often they come.
     """
 
     def __init__(self, attack: float = ATTACK, release: float = RELEASE) -> None:
@@ -63,15 +67,18 @@ class Debounce:
 
     def wanted(self, now: float) -> bool:
         """Whether the camera is wanted."""
-        return self._lasting(now) or now < self._until
+        return self._lasting(now) or now < self._until or self._in_time()
 
     def due(self, now: float) -> float | None:
         """Return in how many seconds ``wanted`` may change although nothing new is seen; None if it cannot."""
         if self._lasting(now):
             return None
-        times = [self._until] if now < self._until else []
+        times = [self._until] if now < self._until and not self._in_time() else []
         times += [] if self._since is None else [self._since + self._attack]
         return max(0.0, min(times) - now) if times else None
+
+    def _in_time(self) -> bool:
+        return self._since is not None and self._since < self._until
 
     def _lasting(self, now: float) -> bool:
         return self._since is not None and now - self._since >= self._attack
@@ -149,7 +156,7 @@ class CountProbe:
 
     def __init__(self, path: str) -> None:
         name = os.path.basename(os.path.realpath(path))
-        self._path = Path("/sys/class/video4linux", name, "active_readers")
+        self._path = SYSFS / name / "active_readers"
         self.reading()
 
     def reading(self) -> bool:
