@@ -71,7 +71,7 @@ def test_first_the_background_then_people():
     assert (status.showing, status.camera, status.reason, status.wanted) == ("people", "on", "", True)
     assert status.outputs == {"oracle": "open"}
     stats = result[0]
-    assert stats.frames > 5
+    assert stats.frames >= 3
     assert stats.shown >= stage.sink.count
     assert (stats.model, stats.runtime) == ("constant", "fake (no network)")
 
@@ -224,11 +224,12 @@ def test_paused_shows_a_card_and_closes_the_camera():
         wait_for(lambda: stage.sink.people > 3)
         session.change(replace(GREEN, paused=True))
         wait_for(lambda: session.status().camera == "off")
-        wait_for(stage.passing(lambda: session.status().showing == "card"))
+        card = draw_card("Paused", session._like).planes[0]
+        wait_for(stage.passing(lambda: np.array_equal(stage.sink.last.planes[0], card)))
         count, people = stage.sink.count, stage.sink.people
         wait_for(stage.passing(lambda: stage.sink.count > count + 3))
         assert stage.sink.people == people
-        np.testing.assert_array_equal(stage.sink.last.planes[0], draw_card("Paused", session._like).planes[0])
+        np.testing.assert_array_equal(stage.sink.last.planes[0], card)
         session.change(GREEN)
         wait_for(lambda: stage.sink.people > people + 3)
 

@@ -355,7 +355,7 @@ class LiveSession:
             self._look_after(wanted, paused)
             interval = self._interval if wanted and not paused else IDLE
             # A frame that is a little late is worth waiting for.
-            patience = 1.5 * interval if self._showing == "people" else interval
+            patience = 1.5 * interval if self._showing in ("people", "room") else interval
             if now - output.last >= patience or now < output.last:
                 self._fill(output, now)
                 patience = interval
@@ -399,7 +399,8 @@ class LiveSession:
             composite, age = self._composite, now - self._composed_at
             hold = self._options.on_failure == "hold"
             if composite is not None and not look.settings.paused and (0 <= age < PATIENCE or hold):
-                picture, showing = composite, "people" if age < PATIENCE else "last"
+                people = "room" if look.background is None else "people"
+                picture, showing = composite, people if 0 <= age < PATIENCE else "last"
             elif look.still is not None and not look.settings.paused:
                 picture, showing = look.still, "background"
             else:
@@ -526,19 +527,21 @@ class LiveSession:
     def _use(self, taken: Taken) -> None:
         """Show one frame of the camera, if it is due and can be shown."""
         rung, at = self._budget.rung, taken.frame.time
-        # Half an interval of tolerance: cameras are not punctual.
+        # Cameras are not punctual, and one of twice the rate sends a frame in the middle.
         interval = self._interval * rung.take
-        if 0 <= self._due - at < 1 and at < self._due - interval / 2:
+        if 0.4 * interval < self._due - at < 1:
             self._late += 1
             return
         self._due = max(self._due + interval, at) if abs(at - self._due) < 1 else at + interval
         look = self._look
         assert look is not None
+        if look.settings.paused:  # the camera takes a moment to close
+            return
         if taken.info is not self._seen:
             self._seen = taken.info
             look.sight.forget()
-        start = time.perf_counter()
-        self._timings.add("wait", self._clock() - taken.arrived)
+        start = self._clock()
+        self._timings.add("wait", start - taken.arrived)
         try:
             picture = self._made(look, taken, rung)
         except Exception as error:
@@ -546,7 +549,8 @@ class LiveSession:
                 log.debug("A frame is not shown", exc_info=error)
             return
         finally:
-            self._budget(self._clock(), time.process_time(), time.perf_counter() - start)
+            now = self._clock()
+            self._budget(now, time.process_time(), now - start)
         now = self._clock()
         if not 0 <= now - taken.arrived <= LATE:
             self._late += 1
