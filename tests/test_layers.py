@@ -47,7 +47,19 @@ LAYERS = {
         "mobilenet",
     ),
     3: ("runtimes.*", "sources.*", "sinks.*"),
-    4: ("segmenter", "pipeline", "live", "live.*", "service", "testing", "compositor", "jobs", "images", "convert", "verifying"),
+    4: (
+        "segmenter",
+        "pipeline",
+        "live",
+        "live.*",
+        "service",
+        "testing",
+        "compositor",
+        "jobs",
+        "images",
+        "convert",
+        "verifying",
+    ),
     5: (
         "integrations",
         "server",
@@ -56,6 +68,7 @@ LAYERS = {
         "evaluation",
         "explaining",
         "batch",
+        "integrations.*",
         "training.*",
         "evaluation.*",
         "explaining.*",
@@ -64,7 +77,7 @@ LAYERS = {
 }
 """DESIGN.md, section 3. ``x.*`` are the modules inside ``x``; ``""`` is the package itself."""
 HEAVY = {"av", "cv2", "numba", "onnx", "onnxruntime", "openvino", "safetensors", "tensorrt", "torch", "torchvision"}
-HEAVY |= {"pyvirtualcam", "sdl2"}
+HEAVY |= {"pyvirtualcam", "sdl2", "aiortc", "livekit", "gi"}
 HEAVY |= {"fastapi", "starlette", "uvicorn"}
 MAY_IMPORT = {
     "kernels": {"numba"},
@@ -78,6 +91,9 @@ MAY_IMPORT = {
     "subject": {"cv2"},
     "placement": {"cv2"},
     "live.matting": {"cv2"},
+    "integrations.aiortc": {"aiortc", "av"},
+    "integrations.livekit": {"livekit"},
+    "integrations.gst": {"gi"},
     "unet": {"torch"},
     "networks": {"torch", "safetensors"},
     "mobilenet": {"torch", "torchvision"},
