@@ -146,7 +146,7 @@ class TestOpen:
             open_engine(runtime=name)
 
     def test_an_unknown_runtime(self):
-        with pytest.raises(ValueError, match=r"'abacus' is not one of auto, torch, openvino, onnxruntime"):
+        with pytest.raises(ValueError, match=r"'abacus' is not one of auto, tensorrt, torch, openvino, onnxruntime"):
             open_engine(runtime="abacus")
 
     @pytest.mark.parametrize("size", [(160, 250), (0, 0), (-32, 32)])
@@ -161,7 +161,7 @@ class TestOpen:
     def test_runtimes_are_listed_with_reasons(self, monkeypatch):
         block(monkeypatch, "openvino")
         rows = {name: (usable, detail) for name, usable, detail in list_runtimes()}
-        assert rows.keys() == set(RUNTIMES)
+        assert rows.keys() == {*RUNTIMES, "tensorrt"}
         assert rows["openvino"] == (
             False,
             "runtime openvino needs a package that is not installed: pip install 'vidseg[openvino]'",

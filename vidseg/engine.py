@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import importlib
+import importlib.util
 import logging
 import platform
 import tomllib
@@ -277,16 +278,19 @@ class _Runtime:
             ``EngineError`` if it is of no use here) and ``open(spec, size, threads, precision) -> Engine``.
         extra: ``pip install 'vidseg[extra]'`` mends a missing library.
         gpu_only: ``auto`` takes it only where there is a GPU: on a CPU another row is faster.
+        compiled: It has to compile a network first, on an NVIDIA GPU, which takes a minute: ``auto`` begins with
+            another row and lets this one follow. Its module is a ``vidseg.building.Compiler``, too.
     """
 
     name: str
     module: str
     extra: str
     gpu_only: bool = False
+    compiled: bool = False
 
 
 _RUNTIMES = (
-    # TensorRT goes here, first: where it is usable, nothing is faster.
+    _Runtime("tensorrt", "vidseg.runtimes.tensorrt", "tensorrt", compiled=True),
     _Runtime("torch", "vidseg.runtimes.torch", "torch", gpu_only=True),
     _Runtime("openvino", "vidseg.runtimes.openvino", "openvino"),
     _Runtime("onnxruntime", "vidseg.runtimes.ort", "onnxruntime"),
@@ -301,6 +305,10 @@ class _Adapter(Protocol):
 
 
 def _adapter(runtime: _Runtime) -> _Adapter:
+    if runtime.compiled and not _gpu():
+        raise EngineError(
+            f"runtime {runtime.name} needs an NVIDIA GPU and its driver, and none works here", runtime=runtime.name
+        )
     try:
         return cast(_Adapter, importlib.import_module(runtime.module))
     except ImportError as error:
@@ -337,10 +345,7 @@ def open_engine(
     """
     spec = (model if isinstance(model, ModelSpec) else load_spec(model)).keeping(keep)
     size = spec.sizes[0] if size is None else size
-    if not spec.resizable and size not in spec.sizes:
-        raise ValueError(f"{spec.name} takes {' or '.join(map(str, spec.sizes))} and nothing else: {size = }")
-    if min(size) < 1 or size[0] % spec.multiple or size[1] % spec.multiple:
-        raise ValueError(f"{spec.name} takes heights and widths that are multiples of {spec.multiple}: {size = }")
+    check_size(spec, size)
     if threads is not None and threads < 1:
         raise ValueError(f"at least one thread is needed: {threads = }")
     if runtime != "auto":
@@ -351,13 +356,36 @@ def open_engine(
     reasons = []
     for row in _automatic():
         try:
-            return _opened(row, spec, size, threads, precision)
+            return _followed(_opened(row, spec, size, threads, precision), precision)
         except ModelMismatchError:
             raise  # a damaged model is not mended by another runtime
         except (EngineError, MissingDependencyError) as error:
             log.info("runtime %s was skipped: %s", row.name, error)
             reasons.append(f"{row.name}: {error}")
     raise EngineError("no runtime can run the network here:\n" + "\n".join(reasons), path=str(spec.folder))
+
+
+def check_size(spec: ModelSpec, size: Size) -> None:
+    """Return if ``spec`` takes pictures of ``size``.
+
+    Raises:
+        ValueError: It does not.
+    """
+    if not spec.resizable and size not in spec.sizes:
+        raise ValueError(f"{spec.name} takes {' or '.join(map(str, spec.sizes))} and nothing else: {size = }")
+    if min(size) < 1 or size[0] % spec.multiple or size[1] % spec.multiple:
+        raise ValueError(f"{spec.name} takes heights and widths that are multiples of {spec.multiple}: {size = }")
+
+
+def _followed(engine: Engine, precision: Precision | None) -> Engine:
+    """Return ``engine``, or, where a faster one can be compiled here, one that goes over to that when it is made."""
+    for row in _RUNTIMES:
+        # Asked without loading the library: that takes seconds, and another thread does it later.
+        if row.compiled and importlib.util.find_spec(row.name) is not None and _gpu():
+            from vidseg.handover import followed
+
+            return followed(engine, row.module, engine.spec, engine.size, precision)
+    return engine
 
 
 def _opened(row: _Runtime, spec: ModelSpec, size: Size, threads: int | None, precision: Precision | None) -> Engine:
@@ -416,9 +444,21 @@ def list_runtimes() -> list[tuple[str, bool, str]]:
     return rows
 
 
+def compiler_module(runtime: str = "tensorrt") -> str:
+    """Return the module of a runtime that compiles: a ``vidseg.building.Compiler``.
+
+    Raises:
+        MissingDependencyError, EngineError: It is of no use here.
+    """
+    row = next(row for row in _RUNTIMES if row.compiled and row.name == runtime)
+    _adapter(row).probe()
+    return row.module
+
+
 def _automatic() -> list[_Runtime]:
-    fast = [row for row in _RUNTIMES if not row.gpu_only or _gpu()]
-    return fast + [row for row in _RUNTIMES if row not in fast]
+    rows = [row for row in _RUNTIMES if not row.compiled]
+    fast = [row for row in rows if not row.gpu_only or _gpu()]
+    return fast + [row for row in rows if row not in fast]
 
 
 def _gpu() -> bool:

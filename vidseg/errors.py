@@ -7,6 +7,7 @@
     │   └── SourceNotFoundError(…, FileNotFoundError)
     ├── EngineError                     .path, .runtime
     │   ├── ModelMismatchError(…, ValueError)      the file is not the network or size the manifest says
+    │   ├── EngineBuildError            a runtime could not compile it for this device
     │   └── MaskError                   a mask that cannot be of people in this picture
     ├── SinkError                       .url
     │   ├── OutputExistsError(…, FileExistsError)
@@ -59,6 +60,10 @@ class EngineError(VidsegError):
 
 class ModelMismatchError(EngineError, ValueError):
     """The file is not the network that its manifest describes."""
+
+
+class EngineBuildError(EngineError):
+    """A network could not be compiled for this device, or what was compiled is of no use on it."""
 
 
 class MaskError(EngineError):

@@ -17,6 +17,7 @@ from vidseg.cli import (
     demo,
     devices,
     doctor,
+    engines,
     evaluate,
     explain,
     export,
@@ -24,6 +25,7 @@ from vidseg.cli import (
     options,
     pictures,
     pipe,
+    serve,
     service,
     signals,
     train,
@@ -57,11 +59,13 @@ app.command(epilog=train.EXAMPLES)(train.train)
 app.command(epilog=adapt.EXAMPLES)(adapt.adapt)
 app.command(epilog=models.EXAMPLES)(models.models)
 app.command(epilog=export.EXAMPLES)(export.export)
+app.command(epilog=engines.EXAMPLES)(engines.engines)
 app.command("eval", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command(epilog=explain.EXAMPLES)(explain.explain)
 app.command(epilog=webcam.EXAMPLES)(webcam.webcam)
 # A number below zero is a value, not an option.
 app.command(epilog=ctl.EXAMPLES, context_settings={"ignore_unknown_options": True})(ctl.ctl)
+app.command(epilog=serve.EXAMPLES)(serve.serve)
 app.command(epilog=service.EXAMPLES)(service.service)
 app.command(epilog=devices.EXAMPLES)(devices.devices)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)

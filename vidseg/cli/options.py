@@ -42,6 +42,7 @@ class Runtime(enum.StrEnum):
     openvino = "openvino"
     onnxruntime = "onnxruntime"
     torch = "torch"
+    tensorrt = "tensorrt"
 
 
 def example(*lines: str) -> str:
@@ -145,7 +146,7 @@ RuntimeOption = Annotated[
     typer.Option(
         "--runtime",
         metavar="RUNTIME",
-        help="auto (the best that works here), openvino, onnxruntime or torch.",
+        help="auto (the best that works here), openvino, onnxruntime, torch or tensorrt.",
         rich_help_panel=_NETWORK,
     ),
 ]
