@@ -1,0 +1,353 @@
+// The page's camera goes to the server as JPEGs over a WebSocket; composites come back the same way.
+const UNDER_WAY = 3; // frames that may be on their way at a time: more would only wait
+const LONGER = 640; // pixels of a frame's longer side
+const QUALITY = 0.85;
+const $ = (id) => document.getElementById(id);
+
+const camera = $("camera");
+const result = $("result");
+const picture = result.getContext("2d", { alpha: false });
+const grab = document.createElement("canvas");
+const taken = grab.getContext("2d", { alpha: false });
+
+let stream = null; // of the camera
+let socket = null;
+let run = 0; // counts starts, so that what is late from an earlier one is ignored
+let number = 0;
+let sent = new Map(); // moment of capture by number
+let lastShown = 0;
+let delays = [];
+let recorder = null;
+let retry = 500;
+let upload = null; // {background, url} of the visitor's own picture
+
+$("where").textContent = location.hostname;
+
+function say(text, bad = false) {
+  $("status").textContent = text;
+  $("status").classList.toggle("bad", bad);
+}
+
+function cover(text) {
+  // What was shown last does not stay behind a message.
+  $("cover-text").textContent = text;
+  $("cover").hidden = false;
+}
+
+// --- backgrounds
+
+function chosen() {
+  const value = document.querySelector("input[name=background]:checked").value;
+  if (value === "blur") return `blur:${$("blur").value}`;
+  if (value === "color") return $("color").value;
+  return value;
+}
+
+function changed() {
+  $("blur-value").textContent = $("blur").value;
+  if (socket?.readyState === WebSocket.OPEN) socket.send(JSON.stringify({ background: chosen() }));
+}
+
+function option(value, title, source) {
+  const label = document.createElement("label");
+  const input = Object.assign(document.createElement("input"), { type: "radio", name: "background", value });
+  const image = Object.assign(document.createElement("img"), { src: source, alt: "" });
+  const text = Object.assign(document.createElement("span"), { textContent: title });
+  input.addEventListener("change", changed);
+  label.append(input, image, text);
+  $("gallery").append(label);
+  return input;
+}
+
+async function fillGallery() {
+  const answer = await fetch("/v1/backgrounds");
+  for (const one of await answer.json()) option(one.background, one.title, one.picture);
+}
+
+async function problem(answer) {
+  try {
+    const { detail } = await answer.json();
+    return typeof detail === "string" ? detail : detail.map((one) => one.msg).join("; ");
+  } catch {
+    return `the server answers ${answer.status}`;
+  }
+}
+
+$("upload").addEventListener("change", async () => {
+  const file = $("upload").files[0];
+  if (!file) return;
+  say("Sending your picture …");
+  try {
+    const answer = await fetch("/v1/backgrounds", { method: "POST", body: file });
+    if (!answer.ok) throw new Error(await problem(answer));
+    const { background } = await answer.json();
+    forget();
+    const url = URL.createObjectURL(file);
+    const input = option(background, "Yours", url);
+    upload = { background, url, label: input.parentElement };
+    input.checked = true;
+    changed();
+    say("Your picture is the background.");
+  } catch (error) {
+    say(`Your picture cannot be the background: ${error.message}`, true);
+  }
+});
+
+function forget() {
+  if (!upload) return;
+  fetch(`/v1/backgrounds/${upload.background.slice(7)}`, { method: "DELETE", keepalive: true });
+  URL.revokeObjectURL(upload.url);
+  upload.label.remove();
+  upload = null;
+}
+addEventListener("pagehide", forget);
+
+for (const id of ["use-blur", "use-color"]) $(id).addEventListener("change", changed);
+$("blur").addEventListener("input", () => { $("use-blur").checked = true; changed(); });
+$("color").addEventListener("input", () => { $("use-color").checked = true; changed(); });
+
+// --- camera
+
+$("start").addEventListener("click", () => (stream ? stop("The camera is off.") : start()));
+
+async function start() {
+  if (!navigator.mediaDevices) {
+    say("This browser gives its camera only to pages from localhost or by HTTPS.", true);
+    return;
+  }
+  $("start").disabled = true;
+  say("Asking for the camera …");
+  try {
+    stream = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 1280 }, height: { ideal: 720 }, frameRate: { ideal: 30 } } });
+  } catch (error) {
+    say(error.name === "NotAllowedError" ? "The camera is not allowed for this page; allow it beside the address." : `There is no camera: ${error.message}`, true);
+    return;
+  } finally {
+    $("start").disabled = false;
+  }
+  stream.getVideoTracks()[0].addEventListener("ended", () => stop("The camera has gone."));
+  camera.srcObject = stream;
+  await camera.play();
+  $("start").textContent = "Stop the camera";
+  cover("One moment …");
+  connect();
+  next(++run);
+}
+
+function stop(text) {
+  run++;
+  stopRecording();
+  stream?.getTracks().forEach((track) => track.stop());
+  stream = camera.srcObject = null;
+  socket?.close();
+  socket = null;
+  $("start").textContent = "Start the camera";
+  $("record").disabled = true;
+  for (const id of ["fps", "latency", "server", "cpu", "dropped"]) $(id).textContent = "–";
+  cover("Start the camera to see yourself here.");
+  say(text);
+}
+
+function connect() {
+  const address = new URL(`/v1/live?background=${encodeURIComponent(chosen())}`, location.href);
+  address.protocol = address.protocol.replace("http", "ws");
+  const mine = (socket = new WebSocket(address));
+  mine.binaryType = "arraybuffer";
+  sent.clear();
+  mine.addEventListener("message", ({ data }) => {
+    if (mine !== socket) return;
+    if (typeof data === "string") heard(JSON.parse(data));
+    else show(data);
+  });
+  mine.addEventListener("close", ({ code, reason }) => {
+    if (mine !== socket || !stream) return;
+    cover("The server does not answer.");
+    if (code === 1008 || code === 1013) return stop(`The server has closed the connection: ${reason}.`);
+    say("The connection is lost; trying again …", true);
+    const attempt = run;
+    setTimeout(() => { if (stream && attempt === run) connect(); }, retry);
+    retry = Math.min(2 * retry, 8000);
+  });
+}
+
+function heard(message) {
+  if (message.type === "hello") {
+    retry = 500;
+    say(message.network === "ready" ? "The camera is on." : "The server is starting its network …");
+  } else if (message.type === "refused") {
+    say(`The background stays as it is: ${message.reason}`, true);
+  } else if (message.type === "background") {
+    say("The camera is on.");
+  } else if (message.type === "withheld") {
+    sent.delete(message.frame);
+    if (performance.now() - lastShown > 500) cover(`Not shown: ${message.reason}`);
+  } else if (message.type === "stats") {
+    $("fps").textContent = message.fps.toFixed(1);
+    $("server").textContent = message.server_ms === null ? "–" : `${message.server_ms.toFixed(0)} ms`;
+    $("cpu").textContent = message.cpu.toFixed(2);
+    $("dropped").textContent = message.dropped;
+    const middle = delays.sort((a, b) => a - b)[delays.length >> 1];
+    $("latency").textContent = middle === undefined ? "–" : `${middle.toFixed(0)} ms`;
+    delays = [];
+  }
+}
+
+async function show(data) {
+  const id = new DataView(data).getUint32(0);
+  const bitmap = await createImageBitmap(new Blob([data.slice(4)], { type: "image/jpeg" }));
+  if (!stream) return bitmap.close();
+  if (result.width !== bitmap.width || result.height !== bitmap.height) [result.width, result.height] = [bitmap.width, bitmap.height];
+  picture.drawImage(bitmap, 0, 0);
+  bitmap.close();
+  lastShown = performance.now();
+  if (sent.has(id)) delays.push(lastShown - sent.get(id));
+  for (const old of sent.keys()) if (old <= id) sent.delete(old);
+  $("cover").hidden = true;
+  $("record").disabled = false;
+}
+
+function next(mine) {
+  if (mine !== run) return;
+  const again = () => send(mine).finally(() => next(mine));
+  // A tab that is not looked at gets no video frames; its clip goes on, slowly.
+  if (camera.requestVideoFrameCallback && !document.hidden) {
+    let done = false;
+    const once = () => { if (!done) { done = true; again(); } };
+    camera.requestVideoFrameCallback(once);
+    setTimeout(once, 500);
+  } else setTimeout(again, 33);
+}
+
+async function send(mine) {
+  const now = performance.now();
+  for (const [id, moment] of sent) if (now - moment > 3000) sent.delete(id);
+  if (socket?.readyState !== WebSocket.OPEN || sent.size >= UNDER_WAY || socket.bufferedAmount > 1e6 || !camera.videoWidth) return;
+  const scale = Math.min(1, LONGER / Math.max(camera.videoWidth, camera.videoHeight));
+  const [width, height] = [camera.videoWidth, camera.videoHeight].map((side) => Math.max(32, Math.round((side * scale) / 2) * 2));
+  if (grab.width !== width || grab.height !== height) [grab.width, grab.height] = [width, height];
+  taken.drawImage(camera, 0, 0, width, height);
+  const blob = await new Promise((done) => grab.toBlob(done, "image/jpeg", QUALITY));
+  if (!blob || mine !== run || socket?.readyState !== WebSocket.OPEN) return;
+  const data = new Uint8Array(4 + blob.size);
+  number = (number + 1) >>> 0;
+  new DataView(data.buffer).setUint32(0, number);
+  data.set(new Uint8Array(await blob.arrayBuffer()), 4);
+  sent.set(number, now);
+  if (mine === run && socket?.readyState === WebSocket.OPEN) socket.send(data);
+}
+
+$("mirror").addEventListener("change", () => document.querySelector(".pictures").classList.toggle("mirrored", $("mirror").checked));
+$("beside").addEventListener("change", () => document.querySelector(".stage").classList.toggle("alone", !$("beside").checked));
+document.querySelector(".pictures").classList.toggle("mirrored", $("mirror").checked);
+
+// --- a clip of the composite, made and kept in the browser
+
+$("record").addEventListener("click", () => (recorder ? stopRecording() : record()));
+
+function record() {
+  const type = ["video/mp4;codecs=avc1.42E01E", "video/webm;codecs=vp9", "video/webm"].find((one) => MediaRecorder.isTypeSupported(one));
+  const parts = [];
+  recorder = new MediaRecorder(result.captureStream(30), { mimeType: type, videoBitsPerSecond: 4e6 });
+  recorder.addEventListener("dataavailable", ({ data }) => data.size && parts.push(data));
+  recorder.addEventListener("stop", () => {
+    const url = URL.createObjectURL(new Blob(parts, { type: type.split(";")[0] }));
+    const link = Object.assign(document.createElement("a"), { href: url, download: `vidseg.${type.startsWith("video/mp4") ? "mp4" : "webm"}`, textContent: "Save the clip" });
+    const film = Object.assign(document.createElement("video"), { src: url, controls: true, muted: true, playsInline: true });
+    $("clip").querySelectorAll("video").forEach((old) => URL.revokeObjectURL(old.src));
+    $("clip").replaceChildren(film, link);
+    $("clip").hidden = false;
+    say("The clip is in this page only; save it, or it is gone with the page.");
+  });
+  recorder.start(1000);
+  $("recording").hidden = false;
+  $("record").textContent = "Stop recording";
+}
+
+function stopRecording() {
+  if (!recorder) return;
+  recorder.stop();
+  recorder = null;
+  $("recording").hidden = true;
+  $("record").textContent = "Record a clip";
+}
+
+// --- files
+
+let job = null; // {id, events}
+
+$("file").addEventListener("change", () => ($("send").disabled = !$("file").files.length));
+$("send").addEventListener("click", work);
+$("stop-file").addEventListener("click", async () => {
+  const { id, events } = job ?? {};
+  events?.close();
+  if (id) await fetch(`/v1/jobs/${id}`, { method: "DELETE" });
+  ended("Stopped; nothing is kept.");
+});
+addEventListener("pagehide", () => job && fetch(`/v1/jobs/${job.id}`, { method: "DELETE", keepalive: true }));
+
+function ended(text, bad = false) {
+  $("file-status").textContent = text;
+  $("file-status").classList.toggle("bad", bad);
+  $("progress").hidden = $("stop-file").hidden = true;
+  $("send").disabled = !$("file").files.length;
+}
+
+async function work() {
+  const file = $("file").files[0];
+  $("send").disabled = true;
+  $("file-status").classList.remove("bad");
+  $("file-status").textContent = "Sending …";
+  $("file-result").replaceChildren();
+  if (job) {
+    fetch(`/v1/jobs/${job.id}`, { method: "DELETE" });
+    job = null;
+  }
+  try {
+    if (/^image\//.test(file.type)) await workOnPicture(file);
+    else await workOnVideo(file);
+  } catch (error) {
+    ended(`That did not work: ${error.message}`, true);
+  }
+}
+
+async function workOnPicture(file) {
+  const background = $("cut").checked ? "transparent" : chosen();
+  const answer = await fetch(`/v1/image?background=${encodeURIComponent(background)}`, { method: "POST", body: file });
+  if (!answer.ok) throw new Error(await problem(answer));
+  const blob = await answer.blob();
+  const url = URL.createObjectURL(blob);
+  const image = Object.assign(document.createElement("img"), { src: url, alt: "Your picture with the chosen background" });
+  const link = Object.assign(document.createElement("a"), { href: url, download: blob.type === "image/png" ? "vidseg.png" : "vidseg.jpg", textContent: "Save the picture" });
+  $("file-result").replaceChildren(image, document.createElement("br"), link);
+  ended("Done.");
+}
+
+async function workOnVideo(file) {
+  const answer = await fetch(`/v1/jobs?background=${encodeURIComponent(chosen())}`, { method: "POST", body: file });
+  if (!answer.ok) throw new Error(await problem(answer));
+  const { id } = await answer.json();
+  const events = new EventSource(`/v1/jobs/${id}/events`);
+  job = { id, events };
+  $("progress").hidden = $("stop-file").hidden = false;
+  $("progress").removeAttribute("value");
+  const follow = ({ data }) => {
+    const state = JSON.parse(data);
+    const { frames = 0, total = 0, fps = 0 } = state.progress;
+    if (state.state === "waiting") $("file-status").textContent = "Others are worked on first …";
+    if (state.state === "running") {
+      $("file-status").textContent = frames ? `${frames}${total ? ` of ${total}` : ""} frames, ${fps.toFixed(0)} a second` : "Starting …";
+      if (total) $("progress").value = Math.min(1, frames / total);
+    }
+    if (state.state === "done" || state.state === "failed") events.close();
+    if (state.state === "failed") ended(`That did not work: ${state.reason}`, true);
+    if (state.state === "done") {
+      const film = Object.assign(document.createElement("video"), { src: state.result, controls: true, playsInline: true });
+      const link = Object.assign(document.createElement("a"), { href: state.result, download: "vidseg.mp4", textContent: "Save the video" });
+      $("file-result").replaceChildren(film, document.createElement("br"), link);
+      ended("Done. The server keeps it for some minutes, and no longer than this page is open.");
+    }
+  };
+  for (const name of ["waiting", "running", "done", "failed"]) events.addEventListener(name, follow);
+}
+
+fillGallery().catch(() => say("The server does not answer.", true));
