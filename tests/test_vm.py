@@ -50,6 +50,7 @@ def report(
     subprocess.run(warm, env={**os.environ, **environment}, check=True, timeout=300)
     environment["NUMBA_CACHE_DIR"] = "/mnt/out/numba"
     tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--junitxml=/mnt/out/report.xml"]
+    tests += ["-o", "junit_logging=all"]
     chosen = {item.callspec.params["file"] for item in request.session.items if item.path == Path(__file__)}
     names = os.environ.get("VIDSEG_VM_TESTS", "")  # as for pytest -k, to try a few
     command = [
@@ -76,6 +77,7 @@ def report(
         bad = [*case.findall("failure"), *case.findall("error"), *case.findall("skipped")]
         file = case.get("classname", "").rpartition(".")[2] + ".py"
         why = "\n".join(f"{entry.get('message')}\n{entry.text}" for entry in bad)
+        why += (case.findtext("system-out") or "") if bad else ""
         found.setdefault(file, []).append((case.get("name", ""), why))
     return found
 

@@ -288,6 +288,16 @@ class VideoDevice:
             raise
         return Fraction(values[4], values[3]) if values[3] and values[4] else None
 
+    def claim(self) -> None:
+        """Begin to feed a device of v4l2loopback, whose format is set, by ``write``.
+
+        Version 0.12 does not take a program that only writes for a writer, and so does not notice that it has left:
+        with ``exclusive_caps`` the device then takes no other, until its module is loaded again. One that was left like
+        that comes back to life when it is claimed and closed. Later versions do all this by themselves, or refuse it.
+        """
+        with suppress(OSError):
+            self._ask(STREAMON, _INT, OUTPUT)
+
     # -- frames --------------------------------------------------------------------------------------------------
 
     def start(self, buffers: int = 4) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
 import time
@@ -70,7 +71,6 @@ def picture(packing: str, size: Size) -> bytes:
 
 
 def main(path: str, packing: str, height: str, width: str) -> None:
-    import os
 
     from vidseg.v4l2 import OUTPUT, VideoDevice
 
@@ -78,6 +78,7 @@ def main(path: str, packing: str, height: str, width: str) -> None:
     data = picture(packing, size)
     with VideoDevice(path) as device:
         device.set_format({"mjpeg": "MJPG", "yuyv": "YUYV"}[packing], size, OUTPUT)
+        device.claim()
         said = False
         while True:
             try:

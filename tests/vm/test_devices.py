@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+from fractions import Fraction
 
 import pytest
 from vm import CAMERA, FEED, VIRTUAL
@@ -12,8 +13,10 @@ from vm import CAMERA, FEED, VIRTUAL
 from tests.vm.feeding import Feed
 from vidseg.cli import app
 from vidseg.devices import find_camera, holders, list_devices
+from vidseg.frame import Frame, StreamInfo, allocate
+from vidseg.sinks.v4l2loopback import V4L2LoopbackSink
 from vidseg.sources.camera import CameraMode
-from vidseg.v4l2 import VideoDevice
+from vidseg.v4l2 import CAP_OUTPUT, OUTPUT, VideoDevice
 
 SMALL = (360, 640)
 
@@ -52,3 +55,23 @@ def test_the_other_ways_to_open_it(way):
         assert source.info.size == SMALL
         frames = list(itertools.islice(source, 3))
     assert all(frame.size == SMALL and frame.planes[0].std() > 20 for frame in frames)
+
+
+def test_a_virtual_camera_is_fed_again_and_again():
+    info = StreamInfo(SMALL, Fraction(15), Fraction(1, 15))
+    frame = Frame(allocate(SMALL), 0, info.time_base)
+    for _ in range(2):
+        sink = V4L2LoopbackSink(VIRTUAL, info)
+        sink.write(frame)
+        sink.commit()
+    # Another program, which only writes, as ffmpeg does: the driver of Debian 12 then forgets what it is.
+    with VideoDevice(VIRTUAL) as other:
+        form = other.set_format("YUYV", SMALL, OUTPUT)
+        os.write(other.fd, bytes(form.length))
+    with VideoDevice(VIRTUAL, write=False) as left:
+        print(f"{left.capability().flags:#x}")
+    sink = V4L2LoopbackSink(VIRTUAL, info)
+    sink.write(frame)
+    sink.commit()
+    with VideoDevice(VIRTUAL, write=False) as left:
+        assert left.capability().flags & CAP_OUTPUT

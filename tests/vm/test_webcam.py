@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from vm import CAMERA, FEED, VIRTUAL, wait_for
 
 from vidseg.devices import holders
+from vidseg.v4l2 import VideoDevice
 
 SMALL = (180, 320)
 BLUE = (121, 194, 70)
@@ -64,16 +66,29 @@ def background(picture: np.ndarray) -> np.ndarray:
     return np.all([np.abs(plane - value) <= 6 for plane, value in zip(planes, BLUE, strict=True)], axis=0)
 
 
-def fed() -> bool:
-    """Whether somebody writes into the virtual camera."""
-    return "Video Capture" in subprocess.getoutput(f"v4l2-ctl -d {VIRTUAL} -D")
+def is_fed(path: str) -> bool:
+    """Whether somebody writes into a virtual camera."""
+    with VideoDevice(path, write=False) as device:
+        return device.capability().captures
+
+
+def wait_for_the_virtual_camera(running: subprocess.Popen[bytes]) -> None:
+    wait_for(lambda: is_fed(VIRTUAL) or running.poll() is not None, "the virtual camera", 900)
+    assert running.poll() is None, "it ended by itself"
+
+
+def keep(name: str, picture: np.ndarray) -> None:
+    """Leave a picture beside the report, to be looked at."""
+    shown = cv2.cvtColor(picture, cv2.COLOR_YUV2BGR_I420)
+    cv2.imwrite(str(Path(os.environ.get("OUT", tempfile.gettempdir())) / f"{name}.png"), shown)
 
 
 @pytest.mark.parametrize("packing", ["yuyv", "nv12"])
 def test_nothing_of_an_empty_room(packing):
     with webcam("--camera", CAMERA, "--pixel-format", packing, "--always-on") as running:
-        wait_for(lambda: fed() or running.poll() is not None, "the virtual camera", 900)
+        wait_for_the_virtual_camera(running)
         pictures = read(8)
+    keep(f"empty-{packing}", pictures[-1])
     shares = [background(picture).mean() for picture in pictures]
     print(packing, shares)
     assert min(shares) > 0.98  # vivid shows bars and text, and nobody
@@ -87,16 +102,15 @@ def test_a_person_before_another_background():
         ]
     )
     try:
-        wait_for(lambda: "Video Capture" in subprocess.getoutput(f"v4l2-ctl -d {FEED} -D"), "the feed")
+        wait_for(lambda: is_fed(FEED), "the feed", 300)
         with webcam("--camera", FEED, "--pixel-format", "mjpeg", "--always-on") as running:
-            wait_for(lambda: fed() or running.poll() is not None, "the virtual camera", 900)
+            wait_for_the_virtual_camera(running)
             wait_for(lambda: background(read(1)[0]).mean() < 0.9, "the person", 300)
             pictures = read(8)
     finally:
         feed.kill()
         feed.wait()
-    kept = Path(os.environ.get("OUT", tempfile.gettempdir())) / "person.npy"
-    np.save(kept, pictures[-1])
+    keep("person", pictures[-1])
     shares = [background(picture).mean() for picture in pictures]
     print(shares)
     assert all(0.2 < share < 0.9 for share in shares)
@@ -107,7 +121,7 @@ def test_on_demand_with_two_readers():
         return bool(holders(CAMERA))
 
     with webcam("--camera", CAMERA, "--on-demand") as running:
-        wait_for(lambda: fed() or running.poll() is not None, "the virtual camera", 900)
+        wait_for_the_virtual_camera(running)
         wait_for(lambda: not reads(), "the camera to be closed", 300)
         readers = [_reader(), _reader()]
         try:
@@ -129,12 +143,14 @@ def _reader() -> subprocess.Popen[bytes]:
 
 
 def test_unplugged_while_somebody_looks(plug):
+    # The second run in this machine: the first has left the virtual camera as it found it.
     with webcam("--camera", CAMERA, "--always-on") as running:
-        wait_for(lambda: fed() or running.poll() is not None, "the virtual camera", 900)
+        wait_for_the_virtual_camera(running)
         wait_for(lambda: holders(CAMERA), "the camera to be opened", 300)
         read(2)
         plug.pull()
         without = read(5)  # it goes on
+        keep("unplugged", without[-1])
         assert running.poll() is None
         assert min(map(background_share, without)) > 0.5  # with the background, perhaps with a card on it
         plug.put()

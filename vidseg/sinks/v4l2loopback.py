@@ -12,7 +12,7 @@ from vidseg.devices import LOOPBACK_MEND, holders
 from vidseg.errors import DeviceUnavailableError
 from vidseg.frame import Frame, StreamInfo
 from vidseg.sinks.i420 import even, to_i420
-from vidseg.v4l2 import CAP_OUTPUT, OUTPUT, VideoDevice
+from vidseg.v4l2 import CAP_CAPTURE, CAP_OUTPUT, OUTPUT, VideoDevice
 
 _FORMAT = "YU12"
 
@@ -72,6 +72,11 @@ class V4L2LoopbackSink:
 
     def _open(self, fps: Fraction) -> None:
         capability = self._device.capability()
+        if capability.loopback and not capability.flags & (CAP_CAPTURE | CAP_OUTPUT):
+            self._device.claim()  # left by a writer that its driver did not know
+            self._device.close()
+            self._device = VideoDevice(self._path)
+            capability = self._device.capability()
         if not capability.flags & CAP_OUTPUT:
             if not capability.loopback:
                 raise self._unavailable(f"is a camera ({capability.card}), no virtual one: {LOOPBACK_MEND}")
@@ -84,6 +89,7 @@ class V4L2LoopbackSink:
                 f"or give --size {width}x{height}"
             )
         self._device.set_fps(fps, OUTPUT)
+        self._device.claim()
 
     def _held(self) -> str:
         """Return who has the device open, and what to do about it."""
