@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import os
@@ -14,7 +15,6 @@ import sys
 import threading
 import time
 import zlib
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +61,7 @@ class Served:
         return [path for path in self.folder.rglob("*") if path.is_file() and path.name != "lock"]
 
 
-@contextmanager
+@contextlib.contextmanager
 def served(tmp, *arguments):
     environment = {**os.environ, "TMPDIR": str(tmp), "PYTHONPATH": str(ROOT), "COLUMNS": "80"}
     command = [sys.executable, "-m", "vidseg", "serve", "--port", "0", "--json", *arguments]
@@ -108,7 +108,7 @@ def alive(pid):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with served(tmp_path_factory.mktemp("served")) as running:
+    with served(tmp_path_factory.mktemp("served"), "--rate", "100") as running:
         until = time.monotonic() + GENEROUS
         while running.client.get("/healthz").json()["network"] != "ready":
             assert time.monotonic() < until, "the live worker does not start"
@@ -198,6 +198,11 @@ def bomb():
 
 
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>'
+DASH = (
+    b'<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" profiles="urn:mpeg:dash:profile:isoff-on-demand'
+    b':2011"><Period><AdaptationSet><Representation><BaseURL>file:///etc/passwd</BaseURL></Representation>'
+    b"</AdaptationSet></Period></MPD>"
+)
 PLAYLIST = b"#EXTM3U\n#EXT-X-MEDIA-SEQUENCE:0\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n"
 
 
@@ -288,7 +293,7 @@ def test_a_video_is_followed_fetched_and_taken_away(server, clip, tmp_path):
     made = server.client.post("/v1/jobs", params={"background": "#00ff00"}, content=clip)
     assert made.status_code == 201
     job = made.json()
-    assert job["video"]["width"], job["video"]["height"] == (320, 240)
+    assert (job["video"]["width"], job["video"]["height"]) == (320, 240)
     early = server.client.get(f"/v1/jobs/{job['id']}/result").status_code
     assert early in (409, 200)
     events = []
@@ -313,6 +318,15 @@ def test_a_video_is_followed_fetched_and_taken_away(server, clip, tmp_path):
     assert server.files() == []
 
 
+def test_a_video_that_is_taken_away_while_it_is_worked_on_leaves_nothing(server):
+    job = server.client.post("/v1/jobs", content=SAMPLE.read_bytes()).json()
+    assert len(server.files()) >= 1
+    assert server.client.get(f"/v1/jobs/{job['id']}").json()["state"] in ("waiting", "running")
+    assert server.client.delete(f"/v1/jobs/{job['id']}").status_code == 204
+    assert server.files() == []
+    assert not any(b"worker\0job" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children(server.process.pid))
+
+
 @pytest.mark.parametrize(
     ("status", "make"),
     [
@@ -320,7 +334,10 @@ def test_a_video_is_followed_fetched_and_taken_away(server, clip, tmp_path):
         pytest.param(415, lambda clip: PLAYLIST, id="playlist that names a file"),
         pytest.param(415, lambda clip: b"ffconcat version 1.0\nfile '/etc/passwd'\n", id="list of files"),
         pytest.param(415, lambda clip: b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\nm=video 5004 RTP/AVP 96\r\n", id="sdp"),
-        pytest.param(415, lambda clip: b"<MPD><BaseURL>http://127.0.0.1:1/</BaseURL></MPD>", id="dash"),
+        pytest.param(415, lambda clip: DASH, id="dash"),
+        pytest.param(415, lambda clip: b"    free" + DASH, id="dash that begins as mp4"),
+        pytest.param(415, lambda clip: b"\x1a\x45\xdf\xa3\x81 webm" + DASH, id="dash that begins as webm"),
+        pytest.param(415, lambda clip: b"RIFF    AVI " + DASH, id="dash that begins as avi"),
         pytest.param(415, lambda clip: SVG, id="svg"),
         pytest.param(422, lambda clip: clip[:400], id="truncated"),
         pytest.param(422, lambda clip: clip[:32] + bytes(2000), id="only its head is a video"),
@@ -366,6 +383,35 @@ def test_live_frames_come_back_before_the_background_and_it_is_switched(server, 
         stats = receive(socket, "stats")
         assert (stats["shown"], stats["withheld"], stats["visitors"]) == (5, 0, 1)
     assert server.files() == []
+
+
+def test_several_visitors_at_once(server, frames):
+    colours = {"#00ff00": (0, 255, 0), "#0000ff": (0, 0, 255), "#ffffff": (255, 255, 255)}
+    with contextlib.ExitStack() as stack:
+        sockets = {name: stack.enter_context(server.live(name)) for name in colours}
+        for number, frame in enumerate(frames[:3]):
+            for socket in sockets.values():
+                socket.send(number.to_bytes(4, "big") + frame)
+            for name, socket in sockets.items():
+                came, data = receive(socket, "frame")
+                assert came == number
+                assert np.abs(pixels(data)[ROOM] - colours[name]).max() < 20
+        assert "vidseg_visitors 3" in server.client.get("/metrics").text
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mov", "webm", "mkv", "avi"])
+def test_containers_that_are_taken(tmp_path, suffix):
+    import av
+
+    from vidseg.server.worker import _check_container
+
+    path = tmp_path / f"clip.{suffix}"
+    with av.open(str(path), "w") as sink:
+        stream = sink.add_stream("libvpx" if suffix == "webm" else "mpeg4", 25)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        sink.mux(stream.encode(av.VideoFrame(64, 64, "yuv420p")))
+        sink.mux(stream.encode())
+    _check_container(path)
 
 
 def test_messages_that_mean_nothing_change_nothing(server, frames):
@@ -574,15 +620,19 @@ def test_beyond_this_machine_a_token_is_made_up(tmp_path):
         assert reached.client.get("/v1/backgrounds").status_code == 200
 
 
-def test_full_is_said(tmp_path, frames, clip):
+def test_full_and_too_many_are_said(tmp_path, frames, clip):
     from websockets.exceptions import ConnectionClosed
 
-    with served(tmp_path, "--visitors", "0", "--jobs", "0") as full:
+    with served(tmp_path, "--visitors", "0", "--jobs", "0", "--rate", "0.1") as full:
         with full.live() as socket, pytest.raises(ConnectionClosed) as closed:
             socket.recv(timeout=GENEROUS)
         assert closed.value.rcvd.code == 1013
         answer = full.client.post("/v1/jobs", content=clip)
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+        last = full.client.post("/v1/jobs", content=clip)
+        while last.status_code == 503:
+            last = full.client.post("/v1/jobs", content=clip)
+        assert (last.status_code, int(last.headers["retry-after"]) > 0) == (429, True)
 
 
 def test_a_port_that_is_taken_is_one_sentence(tmp_path):

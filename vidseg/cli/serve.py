@@ -94,6 +94,17 @@ def serve(
         float,
         typer.Option("--max-seconds", metavar="SECONDS", min=1, help="Of one video.", rich_help_panel=_LIMITS),
     ] = 600.0,
+    rate: Annotated[
+        float,
+        typer.Option(
+            "--rate",
+            metavar="N",
+            min=0.01,
+            max=1e6,
+            help="Pictures, videos and connections a second that one address may send; 30 times as many at once.",
+            rich_help_panel=_LIMITS,
+        ),
+    ] = 2.0,
     model: opt.ModelOption = "unet-s",
     runtime: opt.RuntimeOption = opt.Runtime.auto,
     threads: opt.ThreadsOption = None,
@@ -132,7 +143,14 @@ def serve(
             hosts=tuple(allow_host or ()),
             background=background,
             network=Network(model, runtime.value, threads),
-            limits=Limits(visitors=visitors, jobs=jobs, video_bytes=max_mib * MEBI, video_seconds=max_seconds),
+            limits=Limits(
+                visitors=visitors,
+                jobs=jobs,
+                video_bytes=max_mib * MEBI,
+                video_seconds=max_seconds,
+                rate=rate,
+                burst=max(1, round(30 * rate)),
+            ),
             secure=tls_cert is not None,
         )
         with _listening(host, port) as listener:

@@ -382,13 +382,24 @@ def _run(line: _Line, options: Header, upload: bytes) -> None:
 def _check_container(path: Path) -> None:
     """Refuse all but MP4, MOV, WebM, Matroska and AVI.
 
-    FFmpeg would open anything, also play lists, which name other files and addresses that it then opens.
+    FFmpeg would open anything, also play lists, which name other files and addresses that it then opens. It looks for
+    most of them as text anywhere before the first zero byte (dashdec.c, sdp.c), so a right beginning is not enough:
+    that byte has to come before there is room for such a text, or the type has to be beyond doubt.
     """
     with path.open("rb") as file:
-        head = file.read(12)
+        head = file.read(4096)
     boxes = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
-    if head[4:8] in boxes or head[:4] == b"\x1a\x45\xdf\xa3" or (head[:4] == b"RIFF" and head[8:12] == b"AVI "):
+    if head[:1] == b"\0" and head[4:8] in boxes:  # ISO/IEC 14496-12, 4.2: the size of the first box
         return
+    if head[:4] == b"RIFF" and head[8:16] == b"AVI LIST" and head[20:32] == b"hdrlavih8\0\0\0":
+        return
+    if head[:4] == b"\x1a\x45\xdf\xa3":
+        # RFC 8794, 4: the size of the header is a number of as many bytes as the first one has zero bits, and one.
+        width = 9 - (head[4:5] or b"\0")[0].bit_length()
+        size = int.from_bytes(head[4 : 4 + width], "big") & ((1 << 7 * width) - 1)
+        header = head[4 + width : 4 + width + size]
+        if b"\x42\x82\x84webm" in header or b"\x42\x82\x88matroska" in header:
+            return
     raise _RefusedError(415, "this is no MP4, MOV, WebM, Matroska or AVI video")
 
 
