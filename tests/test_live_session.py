@@ -246,6 +246,35 @@ def test_before_it_runs_a_change_is_remembered_and_checked():
     assert session.settings == GREY
 
 
+def test_a_change_while_the_camera_opens_is_not_lost():
+    stage = Stage(sink=CornerSink())
+    session = stage.make(settings=GREEN, size=None)
+    camera = stage.open_camera
+
+    def slow():
+        session.change(GREY)
+        return camera()
+
+    session._intake._open = slow
+    with running(session):
+        wait_for(lambda: stage.sink.people > 3)
+    assert session.settings == GREY
+    assert len(corners(stage.sink)) == 1
+
+
+def test_from_the_room_to_a_background_and_back():
+    stage = Stage()
+    session = stage.make(settings=Settings(background="none"))
+    with running(session):
+        wait_for(lambda: stage.sink.worst > 0.7)
+        assert session.status().showing == "room"
+        assert stage.engine.calls == 0
+        session.change(GREEN)
+        wait_for(lambda: session.status().showing == "people")
+        session.change(Settings(background="none", mirror=True))
+        wait_for(lambda: session.status().showing == "room")
+
+
 # --- failures ---------------------------------------------------------------------------------------------------
 
 

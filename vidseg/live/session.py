@@ -47,6 +47,7 @@ LATE = 1.0
 """Seconds after which a frame is too old to be shown."""
 IDLE = 0.5
 """Seconds between two pictures while nobody looks or the session is paused: whoever comes soon gets one."""
+_USUAL = 720, 1280
 _SUSPENDED = 5.0
 """Seconds that a wait of half a second may seem to take before it counts as a jump of the clock."""
 
@@ -210,6 +211,7 @@ class LiveSession:
         self._swap = threading.Lock()  # a look is not changed while a picture of it is handed over
         self._stop = threading.Event()
         self._woken = threading.Event()
+        self._ready = threading.Event()  # to use frames
         self._error: BaseException | None = None
         self._composite: Frame | None = None
         self._composed_at = -1.0
@@ -251,10 +253,11 @@ class LiveSession:
             if before is None or self._like is None:  # not running yet
                 self._settings = settings
                 return
-            look = self._looked(settings, before)
+            look = self._looked(settings, before, before.sight)
             try:
-                if look.sight is not before.sight:
-                    look.sight.warm()
+                # That of the look before is not in use while the room is shown.
+                if look.sight is not before.sight or (before.background is None and not look.sight.is_open):
+                    look.sight.warm(self._like)
             except BaseException:
                 self._close_parts(look, before)
                 raise
@@ -301,22 +304,28 @@ class LiveSession:
             VidsegError: An output, the background or the network cannot be opened; all outputs have failed; or
                 something failed and ``on_failure`` is ``stop``.
         """
-        began = self._clock()
-        worker = threading.Thread(target=self._work, name="vidseg-worker", daemon=True)
+        began, settings = self._clock(), self._settings
+        sight = Sight(partial(self._open_segmenter, settings), self._clock)
+        worker = threading.Thread(target=self._work, args=(sight,), name="vidseg-worker", daemon=True)
         try:
-            _check(self._settings)
+            _check(settings)
+            # The network is opened while the camera is.
+            worker.start()
             self._intake.start()
             info = self._promise()
             if info is not None:
                 with self._changing:
                     self._like = _blank(info)
-                    self._look = self._looked(self._settings, None)
+                    self._look = self._looked(settings, None, sight)
+                    later, self._settings = self._settings, settings
+                if later is not settings:  # changed meanwhile
+                    self.change(later)
                 self._output = Output(self._outlets, info, self._clock, self._timings)
                 self._fill(self._output, began)
-                worker.start()
+                self._ready.set()
                 self._tick(self._output, progress)
         finally:
-            leftover = self._close(worker)
+            leftover = self._close(worker, sight)
         if self._error is not None and not isinstance(self._error, OutputClosedError):
             raise self._error
         if leftover:
@@ -328,8 +337,8 @@ class LiveSession:
         size, color = self._options.size, self._options.color
         if size is None:
             self._intake.want(True)
-            while not self._intake.wait(0.2):
-                if self._stop.is_set():
+            while not self._intake.wait(0.1):
+                if self._stop.is_set() or self._error is not None:
                     return None
             info = self._intake.info
             if info is None:
@@ -423,10 +432,11 @@ class LiveSession:
             self._cards[text] = draw_card(text, self._like)
         return self._cards[text]
 
-    def _close(self, worker: threading.Thread) -> list[Exception]:
+    def _close(self, worker: threading.Thread, sight: Sight) -> list[Exception]:
         """End all threads and close everything; returns what failed in that."""
         self._stop.set()
         ended = self._intake.close()
+        self._ready.set()
         if worker.ident is not None:
             worker.join(5)
             ended &= not worker.is_alive()
@@ -436,9 +446,8 @@ class LiveSession:
         if self._output is not None:
             failed = self._output.close()
             self._notes = (*self._intake.notes, *self._output.notes())
-        look = self._look
-        if look is not None and not worker.is_alive():  # what a thread still uses is left to the end of the process
-            for part in {*self._retired, *_parts(look)}:
+        if not worker.is_alive():  # what a thread still uses is left to the end of the process
+            for part in {sight, *self._retired, *(_parts(self._look) if self._look is not None else ())}:
                 part.close()
         for error in failed:
             log.warning("An output was not finished: %s", error)
@@ -462,8 +471,14 @@ class LiveSession:
 
     # --- looks --------------------------------------------------------------------------------------------------
 
-    def _looked(self, settings: Settings, before: _Look | None) -> _Look:
-        """Return what ``settings`` mean, with all that is the same taken from the look before."""
+    def _looked(self, settings: Settings, before: _Look | None, sight: Sight) -> _Look:
+        """Return what ``settings`` mean, with all that is the same taken from the look before.
+
+        Args:
+            settings: New ones.
+            before: None if there is none.
+            sight: Of the model that was there before.
+        """
         like = self._like
         assert like is not None
         old = before.settings if before is not None else None
@@ -476,22 +491,14 @@ class LiveSession:
                 alpha = allocate(like.size)[0]
                 alpha[...] = 0
                 still = background.render(like, alpha)  # type: ignore[arg-type]
-        if before is not None and old is not None and old.model == settings.model:
-            sight = before.sight
-        else:
-            sight = Sight(partial(self._open_segmenter, settings), like, self._clock)
+        if old is not None and old.model != settings.model:
+            sight = Sight(partial(self._open_segmenter, settings), self._clock)
         return _Look(settings, background, sight, still)
 
     def _opened(self, settings: Settings) -> Segmenter:
         """Open the network that settings name, for the output's frames."""
-        options, like = self._options, self._like
-        return Segmenter(
-            settings.model,
-            options.runtime,
-            threads=options.threads or 1,
-            size=like.size if like is not None else None,
-            keep=options.keep,
-        )
+        options = self._options
+        return Segmenter(settings.model, options.runtime, threads=options.threads or 1, keep=options.keep)
 
     def _close_parts(self, look: _Look, but: _Look) -> None:
         for part in _parts(look):
@@ -500,12 +507,12 @@ class LiveSession:
 
     # --- the worker ---------------------------------------------------------------------------------------------
 
-    def _work(self) -> None:
+    def _work(self, sight: Sight) -> None:
         try:
-            look = self._look
-            assert look is not None
-            if look.background is not None:
-                look.sight.warm()
+            if not _is_room(self._settings):
+                # Most cameras are of this shape, and then it is the very network that is needed.
+                sight.warm(_blank(StreamInfo(self._options.size or _USUAL, None, TIME_BASE)))
+            self._ready.wait()
             while not self._intake.frames.closed:
                 for taken in self._intake.frames.take(1, timeout=1.0):
                     self._use(taken)

@@ -32,12 +32,11 @@ class Sight:
 
     Args:
         open_segmenter: Opens the network.
-        like: A frame of the kind that will come.
         clock: Seconds.
     """
 
-    def __init__(self, open_segmenter: Callable[[], Segmenter], like: Frame, clock: Clock = time.monotonic) -> None:
-        self._open, self._like, self._clock = open_segmenter, like, clock
+    def __init__(self, open_segmenter: Callable[[], Segmenter], clock: Clock = time.monotonic) -> None:
+        self._open, self._clock = open_segmenter, clock
         self._guard = Guard()
         self._segmenter: Segmenter | None = None
         self._matter: Matter | None = None
@@ -55,8 +54,13 @@ class Sight:
         self.failing: Exception | None = None
         """Why the last frame has no mask, or None if it has one."""
 
-    def warm(self) -> None:
-        """Open the network now and let a picture through it.
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a network."""
+        return self._matter is not None
+
+    def warm(self, frame: Frame) -> None:
+        """Open the network now and let a frame through it, so that the next one is quick.
 
         Raises:
             VidsegError: It does not work.
@@ -64,7 +68,7 @@ class Sight:
         segmenter = self._open()
         try:
             matter = Matter(segmenter)
-            matter(self._like)
+            matter(frame)
             matter.reset()
         except BaseException:
             segmenter.close()
@@ -104,7 +108,7 @@ class Sight:
 
     def _look(self, frame: Frame, rung: Rung, settings: Settings) -> Seen:
         if self._matter is None:
-            self.warm()
+            self.warm(frame)
         matter = self._matter
         assert matter is not None
         self._tune(matter, settings)
