@@ -147,6 +147,32 @@ def test_a_clip_is_recorded_in_the_browser(page, tmp_path):
     assert green_share(last[:30, -60:]) > 0.95
 
 
+def test_files_are_worked_on(page, server, tmp_path):
+    import av
+
+    with av.open(str(SAMPLE)) as source:
+        still = next(source.decode(video=0)).to_image().resize((320, 240))
+    picture, video = tmp_path / "me.jpg", tmp_path / "me.mp4"
+    still.save(picture)
+    with av.open(str(video), "w") as sink:
+        stream = sink.add_stream("libx264", 25)
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        for _ in range(3):
+            sink.mux(stream.encode(av.VideoFrame.from_image(still)))
+        sink.mux(stream.encode())
+    page.get_by_label("Plain").check()
+    page.locator("#color").fill("#00ff00")
+    for file, element in ((picture, "#file-result img"), (video, "#file-result video")):
+        page.get_by_label("File", exact=True).set_input_files(file)
+        page.get_by_role("button", name="Work on it").click()
+        page.get_by_text("Done.").wait_for()
+        page.locator(element).evaluate("one => (one.id = 'made', one.src)")
+        until(page, lambda: green_share(shown(page, "made")[ROOM]) > 0.99, f"{element} does not show green")
+    assert [path.name for path in server.files()] == ["result.mp4"]
+    page.reload()
+    until(page, lambda: server.files() == [], "the result is kept after the page")
+
+
 def test_by_keyboard_alone(page):
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the controls"

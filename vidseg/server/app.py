@@ -30,7 +30,7 @@ from vidseg.sinks.pictures import encode_picture
 
 _DESCRIPTION = """Other backgrounds behind the people in pictures, videos and live frames. Nothing is kept.
 
-A *background* is `blur:STRENGTH` (10 to 100), a colour `#rrggbb`, `gallery:NAME`, or `upload:ID` of a picture that was
+A background is `blur:STRENGTH` (10 to 100), a colour `#rrggbb`, `gallery:NAME`, or `upload:ID` of a picture that was
 posted to `/v1/backgrounds`. For pictures there is `transparent`, too.
 
 Live frames go through the WebSocket `/v1/live?background=…`: send a JPEG (of even size, at most 1280x720) with its
