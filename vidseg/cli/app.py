@@ -21,6 +21,7 @@ from vidseg.cli import (
     evaluate,
     explain,
     export,
+    gst,
     models,
     options,
     pictures,
@@ -68,6 +69,7 @@ app.command(epilog=ctl.EXAMPLES, context_settings={"ignore_unknown_options": Tru
 app.command(epilog=serve.EXAMPLES)(serve.serve)
 app.command(epilog=service.EXAMPLES)(service.service)
 app.command(epilog=devices.EXAMPLES)(devices.devices)
+app.command(epilog=gst.EXAMPLES)(gst.gst)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 
 

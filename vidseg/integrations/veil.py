@@ -89,11 +89,13 @@ class Veil:
             old.close()
         sight = self._sight
         if sight is None:
-            sight = self._sight = Sight(lambda: self._open(frame), frame)
+            sight = self._sight = Sight(lambda: self._open(frame))
             if self._wait:
-                sight.warm()
+                sight.warm(frame)
             else:
-                self._warming = threading.Thread(target=self._warm, args=(sight,), name="vidseg-veil", daemon=True)
+                self._warming = threading.Thread(
+                    target=self._warm, args=(sight, frame), name="vidseg-veil", daemon=True
+                )
                 self._warming.start()
         try:
             if self._alone is None or self._alone[0] is not background or not _is_like(self._alone[1], frame):
@@ -144,9 +146,9 @@ class Veil:
         self.hidden += 1
         return self.still(frame)
 
-    def _warm(self, sight: Sight) -> None:
+    def _warm(self, sight: Sight, frame: Frame) -> None:
         try:
-            sight.warm()
+            sight.warm(frame)
         except Exception as error:
             # A later frame tries again, and says it.
             log.debug("The network did not open", exc_info=error)
