@@ -42,4 +42,4 @@ def _belief(alpha: Alpha) -> npt.NDArray[np.float32]:
     likely = np.where(alpha > 0.5, np.uint8(255), np.uint8(0))
     reach = cv2.dilate(likely, cv2.getStructuringElement(cv2.MORPH_RECT, (2 * middle + 1,) * 2))
     reach = cv2.blur(reach, (2 * slope + 1,) * 2)
-    return np.multiply(reach, sure.take(labels), dtype=np.float32)
+    return np.multiply(reach, sure.take(np.asarray(labels, np.int32)), dtype=np.float32)
