@@ -8,7 +8,6 @@ import sys
 import sysconfig
 from pathlib import Path
 
-import vidseg
 from vidseg.errors import VidsegError
 
 _TEXT = '''"""Written by 'vidseg gst install': where the element is. 'vidseg gst uninstall' removes this."""
@@ -32,7 +31,7 @@ def plugin_path() -> Path:
 
 def plugin_text() -> str:
     """Return what the file holds: where this Python has vidseg and what it needs."""
-    folders = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), str(Path(vidseg.__file__).parents[1])]
+    folders = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), str(Path(__file__).parents[2])]
     return _TEXT.format(folders=list(dict.fromkeys(folders)))
 
 
