@@ -20,7 +20,7 @@ TOLERANCE: dict[tuple[str, str], tuple[float, float]] = {
     ("openvino", "int8"): (0.45, 0.015),
     ("tensorrt", "fp32"): (5e-3, 1e-4),
     ("tensorrt", "fp16"): (0.05, 2e-3),
-    ("tensorrt", "int8"): (0.45, 0.015),  # its graph under ONNX Runtime: 0.32, 0.01
+    ("tensorrt", "int8"): (0.6, 0.02),  # its graph under ONNX Runtime: 0.51, 0.011; half the steps of the others
 }
 """By runtime and precision: largest and mean difference of alpha from PyTorch in float32, at the network's size."""
 
