@@ -259,6 +259,12 @@ def test_a_background_names_no_file_and_no_address(server, frames, name):
     assert "root:" not in answer.text
 
 
+def test_a_wrong_parameter_is_a_sentence(server, frames):
+    answer = server.client.post("/v1/image?format=bmp&fit=x", content=frames[0])
+    assert answer.status_code == 422
+    assert re.fullmatch(r"format: .*'png'.*; fit: .*'cover'.*", answer.json()["detail"])
+
+
 @pytest.mark.parametrize("path", ["/..%2f..%2fetc/passwd", "/v1/backgrounds/..%2fbeach.jpg", "/v1/backgrounds/x.jpg",
                                   "/v1/jobs/..%2fx", "/v1/jobs/nobody", "/static/app.py", "/app.py"])  # fmt: skip
 def test_paths_lead_nowhere(server, path):

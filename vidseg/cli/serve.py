@@ -135,6 +135,8 @@ def serve(
 
         try:
             background = checked(bg)
+            if background.startswith("upload:"):
+                raise ValueError("an upload is not there yet: give blur:STRENGTH, '#rrggbb' or gallery:NAME")
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint="'--bg'") from None
         load_spec(model)

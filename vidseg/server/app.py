@@ -12,6 +12,7 @@ from importlib.resources import files
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, HTTPException, Query, Request, Response, WebSocket, WebSocketDisconnect
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, StreamingResponse
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
@@ -202,7 +203,11 @@ def _body(kinds: str) -> dict[str, Any]:
 
 
 BackgroundQuery = Annotated[
-    str, Query(description="`blur:50`, `#rrggbb`, `gallery:NAME` or `upload:ID`; pictures also `transparent`.")
+    str,
+    Query(
+        description="`blur:50`, `#rrggbb`, `gallery:NAME` or `upload:ID`; pictures also `transparent`.",
+        json_schema_extra={"pattern": "^(blur(:(100|[1-9][0-9]))?|#[0-9a-f]{6}|gallery:[a-z]+|upload:.+|transparent)$"},
+    ),
 ]
 
 
@@ -218,6 +223,11 @@ def _add_routes(app: FastAPI) -> None:
     async def refused(request: Request, error: RefusedError) -> JSONResponse:
         headers = _BUSY if error.status == 503 else None
         return JSONResponse({"detail": str(error)}, error.status, headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def mistaken(request: Request, error: RequestValidationError) -> JSONResponse:
+        texts = [f"{'.'.join(map(str, one['loc'][1:]))}: {one['msg']}" for one in error.errors()]
+        return JSONResponse({"detail": "; ".join(texts)}, 422)
 
     app.get("/healthz", tags=["server"])(_health)
     app.get("/metrics", tags=["server"], response_class=PlainTextResponse, responses=_answers())(_show_metrics)
@@ -340,7 +350,9 @@ def _chosen(house: _House, background: str, *, transparent: bool = False) -> tup
 async def _picture(
     request: Request,
     background: BackgroundQuery = "blur:50",
-    format: Annotated[Literal["jpg", "png", "webp"] | None, Query(description="By default jpg, or png.")] = None,
+    format: Annotated[
+        Literal["auto", "jpg", "png", "webp"], Query(description="`auto` is jpg, or png if cut out.")
+    ] = "auto",
     fit: Annotated[Literal["cover", "contain", "stretch"], Query(description="Of the background.")] = "cover",
 ) -> Response:
     """Put another background behind the people in a picture; the body is the JPEG, PNG or WebP itself."""
@@ -348,7 +360,7 @@ async def _picture(
     name, upload = _chosen(house, background, transparent=True)
     if name == "transparent" and format == "jpg":
         raise HTTPException(422, "JPEG has no alpha: choose png or webp")
-    suffix = format or ("png" if name == "transparent" else "jpg")
+    suffix = format if format != "auto" else "png" if name == "transparent" else "jpg"
     try:
         data = await _read_picture(request, house.options.limits)
         header = {"do": "picture", "background": name, "format": suffix, "fit": fit}

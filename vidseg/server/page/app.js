@@ -66,8 +66,7 @@ async function fillGallery() {
 
 async function problem(answer) {
   try {
-    const { detail } = await answer.json();
-    return typeof detail === "string" ? detail : detail.map((one) => one.msg).join("; ");
+    return (await answer.json()).detail;
   } catch {
     return `the server answers ${answer.status}`;
   }
