@@ -98,6 +98,19 @@ def test_a_mask_from_before_a_failure_is_frozen_too():
         guard(alpha.copy(), scene(0.53, seed=7)[1])
 
 
+@pytest.mark.parametrize("broken", [lambda alpha: 1 - alpha, halves])
+def test_a_network_that_loses_its_people_may_find_them_again_but_not_in_the_room(broken):
+    guard = guard_after()
+    for seed in range(5, 10):
+        guard(np.zeros(SIZE, np.float32), scene(seed=seed)[1])
+    alpha, guide = scene(0.51, seed=10)
+    with pytest.raises(MaskError, match="grew"):
+        guard(broken(alpha), guide)
+    with pytest.raises(MaskError, match="stands still"):
+        guard(scene(seed=4)[0], guide)
+    guard(alpha, guide)
+
+
 def test_slow_movements_under_a_frozen_mask_add_up():
     guard = Guard()
     alpha, _ = scene(noise=0)

@@ -178,7 +178,7 @@ def test_anything_at_any_time(seed):
         session.change(replace(session.settings, scale=1.0))
         wait_for(lambda: moves_on(0) and stage.people_again(), "the return of the people")
     assert max(stage.sink.worst, second.worst) < LEAK
-    assert second.count > 100
+    assert second.count > 10
 
 
 def test_a_busy_camera_is_waited_for():

@@ -273,7 +273,7 @@ class FaultyEngine(SeeingEngine):
                 return self._last.copy(), state
             case "slow":
                 self._delay()
-        if not self.fault or self._last is None:
+        if self.fault in ("", "slow") or self._last is None:
             self._last = alpha.copy()
         return alpha, state
 

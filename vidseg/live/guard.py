@@ -21,8 +21,8 @@ JUMP = 0.12
 """Share of the picture that may become a person's between two masks without any change in it. On five clips, also
 leant in to four times the size within a quarter of a second and with lights switched off and on, it was 0.025."""
 NOBODY = 0.05
-"""With less of the picture than this a mask is of nobody: whoever is found next, though they sat there all the time,
-is no jump."""
+"""With less of the picture than this a mask is of nobody, and the one before it stays what masks are compared with: a
+network that has lost its people finds them again, or takes the room for them."""
 _STEP = 2
 """Every so-manieth row and column is looked at for areas, which need no detail."""
 
@@ -32,9 +32,10 @@ Picture = npt.NDArray[np.uint8]
 class Guard:
     """Refuses masks that are no numbers, leave no room, stand still while the picture moves, or jump. Not thread-safe.
 
-    A mask is compared with the last one that was accepted and with its picture: what was room, has not changed and is
-    a person now, is unexplained. That is not forgotten with time: as long as the room looks the same, a mask that takes
-    it for a person is refused; where people move, the picture changes, and the guard has nothing to say.
+    A mask is compared with the last one of people that was accepted, and with its picture: what was room, has not
+    changed and is a person now, is unexplained. That is not forgotten with time: as long as the room looks the same, a
+    mask that takes it for a person is refused; where people move, the picture changes, and the guard has nothing to
+    say.
 
     Looks at the network's own words, before settling and smoothing, which would hide what it looks for. What it cannot
     know is a mask that is wrong from the first one on, and one that is wrong in a small part.
@@ -45,8 +46,8 @@ class Guard:
 
     def reset(self) -> None:
         """Forget the masks before: another model, say."""
-        self._heard: tuple[tuple[Alpha, Picture], ...] = ()  # the last mask, and the last that was accepted
-        self._accepted: tuple[npt.NDArray[np.bool_], Picture] | None = None
+        self._heard: tuple[tuple[Alpha, Picture], ...] = ()  # the last mask, and the last of people that was accepted
+        self._accepted: tuple[npt.NDArray[np.bool_], Picture] | None = None  # the latter, for areas
         self._changed: npt.NDArray[np.bool_] | None = None  # since then
 
     def __call__(self, alpha: Alpha, guide: Picture) -> None:
@@ -67,11 +68,12 @@ class Guard:
         area, before = float(people.mean()), 0.0
         if self._accepted is not None and self._accepted[0].shape == people.shape:
             before = float(self._accepted[0].mean())
-            self._check_jump(people, picture, *self._accepted, before)
+            self._check_jump(people, picture, *self._accepted)
         if area >= SATURATED and before < NEARLY:
             raise MaskError("the mask takes all of the picture for people")
-        self._accepted, self._changed = (people, picture), None
-        self._heard = self._heard[:1] * 2
+        if area >= NOBODY:
+            self._accepted, self._changed = (people, picture), None
+            self._heard = self._heard[:1] * 2
 
     def _check_frozen(self, alpha: Alpha, guide: Picture) -> None:
         """Raise if the mask is an old one again though the picture has changed since that was new."""
@@ -91,14 +93,13 @@ class Guard:
         picture: Picture,
         people_before: npt.NDArray[np.bool_],
         picture_before: Picture,
-        area_before: float,
     ) -> None:
         """Raise if much of what was room has become people without having changed."""
         changed = _change(picture, picture_before) > CHANGED
         if self._changed is not None:
             changed |= self._changed
         self._changed = changed
-        if area_before >= NOBODY and (people & ~people_before & ~changed).mean() > JUMP:
+        if (people & ~people_before & ~changed).mean() > JUMP:
             raise MaskError("the mask grew by what has not changed in the picture")
 
 
