@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -386,6 +387,7 @@ async def _chunks(request: Request, most: int, seconds: float) -> AsyncIterator[
     too_large = HTTPException(413, f"more than {most >> 20} MiB are not taken", {"Connection": "close"})
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > most:
+        await _swallow(request, 2 * most)
         raise too_large
     size = 0
     stream = aiter(request.stream())
@@ -406,6 +408,16 @@ async def _chunks(request: Request, most: int, seconds: float) -> AsyncIterator[
         yield chunk
     if not size:
         raise HTTPException(422, "the body is empty: send the file itself")
+
+
+async def _swallow(request: Request, most: int) -> None:
+    """Let a client send on for a little while: one that still sends would find a broken connection and no answer."""
+    with contextlib.suppress(TimeoutError, ClientDisconnect):
+        async with asyncio.timeout(5):
+            async for chunk in request.stream():
+                most -= len(chunk)
+                if most < 0:
+                    return
 
 
 # --- videos -----------------------------------------------------------------------------------------------------
