@@ -504,3 +504,22 @@ def test_models(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_one_line() -> None:
     assert console.one_line(" a\n\n  b\r\nc ") == "a b c"
+
+
+LEFTOVER = """
+import atexit, sys, threading
+from vidseg.cli import app, main
+def run(arguments):
+    threading.Thread(target=threading.Event().wait, args=(60,), name="vidseg-engine", daemon=True).start()
+    print("said")
+    return 7
+app.run = run
+atexit.register(print, "libraries are taken down")
+sys.exit(main.main())
+"""
+
+
+def test_a_thread_that_cannot_be_ended_does_not_bring_the_process_down():
+    # OpenVINO aborts if the process ends in the usual way while a thread compiles a network.
+    done = subprocess.run([sys.executable, "-c", LEFTOVER], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (7, "said\n")
