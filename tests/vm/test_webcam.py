@@ -29,7 +29,20 @@ SAMPLE = Path(__file__).parents[2] / "vidseg" / "demo" / "sample.mp4"
 @contextmanager
 def webcam(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run ``vidseg webcam`` into the virtual camera; it has to end well when it is told to."""
-    command = [sys.executable, "-m", "vidseg", "webcam", "--size", "320x180", "--fps", "15", "--bg", "#1e90ff"]
+    command = [
+        sys.executable,
+        "-X",
+        "faulthandler",
+        "-m",
+        "vidseg",
+        "webcam",
+        "--size",
+        "320x180",
+        "--fps",
+        "15",
+        "--bg",
+        "#1e90ff",
+    ]
     with tempfile.TemporaryFile() as said:
         running = subprocess.Popen([*command, "--out", VIRTUAL, *arguments], stderr=said)
         try:
@@ -38,6 +51,7 @@ def webcam(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
             running.send_signal(signal.SIGTERM)
             assert running.wait(300) in (0, 128 + signal.SIGTERM)
         finally:
+            print(f"status before it was killed: {running.poll()}")
             running.kill()
             running.wait()
             said.seek(0)
