@@ -53,7 +53,10 @@ class Job:
 @pytest.fixture
 def job(monkeypatch: pytest.MonkeyPatch) -> Job:
     job = Job()
+    from vidseg.jobs import are_pictures
+
     module = types.ModuleType("vidseg.jobs")
+    module.are_pictures = are_pictures  # type: ignore[attr-defined]
     module.process_video = module.matte_video = job  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "vidseg.jobs", module)
     return job
