@@ -108,7 +108,7 @@ PERIOD = 0.5
 class EventProbe:
     """v4l2loopback from 0.13 on says itself who streams (V4L2_EVENT_PRI_CLIENT_USAGE).
 
-    The first event comes with the first change, so what was before is taken from who has the device open.
+    Who only has the device open does not count. Where the state at the beginning is not sent, it is taken from that.
 
     Raises:
         OSError: The module does not have it.
