@@ -12,7 +12,7 @@ _TRACE, _SURE = 0.06, 0.65
 """A patch of alpha above the first is a person's only if the second is reached somewhere in it."""
 _RIM, _FADED = 3 / 256, 8 / 256
 """How far soft edges and hair reach, in shares of the longer side: up to the first all stays, at the second all is
-gone. On composites at 256x160: MAD 19.2 -> 16.9, Conn 2.77 -> 2.48, Grad 3.26 -> 3.29; nearer than that Grad suffers."""
+gone. On composites at 256x160: MAD 19.2 -> 16.9, Conn 2.77 -> 2.48, Grad 3.26 -> 3.29; nearer, Grad suffers."""
 
 
 def settle(alpha: Alpha) -> Alpha:
