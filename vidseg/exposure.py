@@ -27,10 +27,10 @@ def match_exposure(now: Samples, before: Samples) -> tuple[float, float]:
     """
     x = before[::8, ::8].ravel().astype(np.float32)
     y = now[::8, ::8].ravel().astype(np.float32)
-    gain, offset = 1.0, float(np.median(y - x))
+    gain, offset = 1.0, _median(y - x)
     for _ in range(3):
         error = np.abs(y - gain * x - offset)
-        kept = error <= 2.0 + 2.0 * float(np.median(error))
+        kept = error <= 2.0 + 2.0 * _median(error)
         near_x, near_y = x[kept], y[kept]
         mean_x, mean_y = float(near_x.mean()), float(near_y.mean())
         near_x = near_x - mean_x
@@ -42,3 +42,10 @@ def match_exposure(now: Samples, before: Samples) -> tuple[float, float]:
     at = gain * 128 + offset - 128  # of a middle grey: the offset at black says nothing by itself
     offset += min(max(at, -2 * _OFFSET), 2 * _OFFSET) - at
     return gain, offset
+
+
+def _median(values: npt.NDArray[np.float32]) -> float:
+    """Return what ``np.median`` returns, which takes five times as long over a few hundred values."""
+    half = len(values) // 2
+    middle = np.partition(values, (half, half - 1 + len(values) % 2))
+    return float(middle[half] + middle[half - 1 + len(values) % 2]) / 2

@@ -78,7 +78,8 @@ class Guard:
     def _check_frozen(self, alpha: Alpha, guide: Picture) -> None:
         """Raise if the mask is an old one again though the picture has changed since that was new."""
         for number, (before, seen) in enumerate(self._heard):
-            if not np.array_equal(alpha, before):
+            # One value in 256 tells almost all masks apart.
+            if not (np.array_equal(alpha[::16, ::16], before[::16, ::16]) and np.array_equal(alpha, before)):
                 continue
             # The picture that it was new with stays: slow movements add up.
             self._heard = self._heard[number], *self._heard[1:]

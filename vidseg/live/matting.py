@@ -167,7 +167,9 @@ class Matter:
             self._moved = frame.time
             return self._infer(frame, self._segmenter.shrink(frame), rung, step)
         self._since += 1
-        luma = _bytes(shrink(frame.planes[0], key.luma.shape), frame.depth)  # type: ignore[type-var]
+        size = key.luma.shape[0], key.luma.shape[1]
+        y = shrink(frame.planes[0], size)  # type: ignore[type-var]
+        luma = _bytes(y, frame.depth)
         changed = change(luma, key.planes[0])
         moving = changed.where
         outside = bool(np.count_nonzero(moving & ~key.inside) >= _SPECK)
@@ -188,8 +190,7 @@ class Matter:
                 self._pause = 0
                 return self._finish(settled, luma, "carried", settled, step)[0]
             self._pause = self._paused = min(2 * self._pause + 1, _PAUSE)
-        size = key.luma.shape[0], key.luma.shape[1]
-        y, (u, v) = shrink(frame.planes[0], size), (shrink(p, size) for p in frame.planes[1:])  # type: ignore[type-var]
+        u, v = (shrink(plane, size) for plane in frame.planes[1:])  # type: ignore[type-var]
         return self._infer(frame, (y, u, v), rung, step)
 
     def _is_sure(self, time: float) -> bool:
