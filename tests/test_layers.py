@@ -17,6 +17,8 @@ LAYERS = {
         "light",
         "kernels",
         "engine",
+        "onnx_graph",
+        "contracts",
         "foreign",
         "cuts",
         "exposure",
@@ -30,6 +32,7 @@ LAYERS = {
         "parity",
         "building",
         "handover",
+        "batching",
     ),
     2: (
         "resize",
@@ -59,6 +62,7 @@ LAYERS = {
         "images",
         "convert",
         "verifying",
+        "checking",
     ),
     5: (
         "integrations",
@@ -132,6 +136,7 @@ MAY_IMPORT = {
     "server.gate": {"starlette"},
     "server.backdrops": {"cv2"},
     "server.jpeg": {"av"},
+    "server.peers": {"aiortc", "av"},
     "training.adapt": {"torch", "cv2"},
     "training.footage": {"cv2"},
     "training.losses": {"torch"},

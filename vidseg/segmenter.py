@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Self, overload
 import numpy as np
 import numpy.typing as npt
 
+from vidseg.batching import Opener
 from vidseg.color import network_affine
 from vidseg.convert import INTERVAL, Layout, alpha_alike, to_frame
 from vidseg.cuts import is_cut
@@ -67,6 +68,7 @@ class Segmenter:
         keep: Of a model that tells classes apart, those that stay; none is ``person``.
         stream: Whether the pictures follow one another in time. Unrelated ones do not, and each is seen alone.
         engine: Use this one for frames of any shape, instead of opening any. It is closed with the segmenter.
+        opener: Opens engines: ``SharedEngines.opener`` gives those that other streams use, too.
 
     Raises:
         EngineError: The model or runtime does not work.
@@ -88,6 +90,7 @@ class Segmenter:
         keep: Sequence[str] = (),
         stream: bool = True,
         engine: Engine | None = None,
+        opener: Opener = open_engine,
     ) -> None:
         if rotation % 90:
             raise ValueError(f"a picture can be turned by multiples of 90 degrees: {rotation = }")
@@ -95,7 +98,7 @@ class Segmenter:
         self._turns = rotation // 90 % 4
         self._sample_aspect = float(sample_aspect)
         self._scales = sorted(scales)
-        self._fixed = engine
+        self._fixed, self._open = engine, opener
         self._spec: ModelSpec = load_spec(model).keeping(keep) if engine is None else engine.spec
         self._remembers = stream and bool(self._spec.states)
         self._smoother = Smoother() if stream else None
@@ -288,7 +291,7 @@ class Segmenter:
             step = self._spec.multiple
             wanted = round(wanted[0] * scale / step) * step, round(wanted[1] * scale / step) * step
         if wanted not in self._engines:
-            engine = open_engine(self._spec, self._runtime, wanted, self._threads, self._precision)
+            engine = self._open(self._spec, self._runtime, wanted, self._threads, self._precision)
             # What was found out of a foreign file need not be found out again.
             self._spec = replace(self._spec, wiring=engine.spec.wiring)
             self._engines[wanted] = engine
