@@ -10,12 +10,12 @@ from vidseg import kernels
 from vidseg.color import black
 from vidseg.frame import Frame, FullAlpha, Plane, allocate
 
-_REACH, _FAR = 2, 5
+REACH, FAR = 2, 5
 """Blocks, and pairs of blocks, to every side from which the colours of person and room are taken."""
-_TRUST = np.float32(5)
+TRUST = np.float32(5)
 """How many blocks of its own the sure person farther away counts as, where alpha is soft."""
 
-_MANY = 8000
+MANY = 8000
 """When more blocks than this are soft, a quarter of a full picture, larger ones are used: it bounds a fog's time."""
 
 
@@ -59,16 +59,16 @@ def _render(front: Frame, back: Frame | None, alpha: FullAlpha, clean: bool) -> 
     height, width = front.size
     if alpha.shape != (height, width) or alpha.dtype != np.uint8:
         raise ValueError(f"alpha must be uint8 of the frame's size {front.size}: {alpha.shape = }, {alpha.dtype = }")
-    block = _block(max(height, width))
+    block = block_side(max(height, width))
     parts = kernels.as_rows(alpha)
     kinds = kernels.find_edges(*parts, height, width, block)
-    if np.count_nonzero(kinds == kernels.EDGE) > _MANY:
+    if np.count_nonzero(kinds == kernels.EDGE) > MANY:
         block *= 2
         kinds = kernels.find_edges(*parts, height, width, block)
     if back is None:
         kinds = kernels.spread_edges(kinds, 1)
     if clean:
-        wanted, near = kernels.spread_edges(kinds, 1), kernels.spread_edges(kinds, 1 + _REACH)
+        wanted, near = kernels.spread_edges(kinds, 1), kernels.spread_edges(kinds, 1 + REACH)
     out = allocate(front.size, front.depth, front.subsampled)
     empty = [np.float32(sample if back is None else -1) for sample in black(front.color, front.depth)]
     top = np.float32(2**front.depth - 1)
@@ -82,12 +82,12 @@ def _render(front: Frame, back: Frame | None, alpha: FullAlpha, clean: bool) -> 
             continue
         tall, wide = plane.shape
         colours = kernels.estimate_colours(
-            *over, tall, wide, *parts, kinds, wanted, near, block, _REACH, _FAR, _TRUST, top, empty[index]
+            *over, tall, wide, *parts, kinds, wanted, near, block, REACH, FAR, TRUST, top, empty[index]
         )
         kernels.blend_clean(*over, *under, *parts, kinds, block, colours, top, empty[index], target)
     return out
 
 
-def _block(side: int) -> int:
+def block_side(side: int) -> int:
     """Return the side of a block: soft edges are as wide as a network's pixel, which grows with the frame."""
     return 4 if side <= 960 else 8 if side <= 2048 else 16 if side <= 4096 else 32

@@ -7,11 +7,11 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-_SAME = 0.6
+SAME = 0.6
 """Least correlation of two pictures of one shot. On real clips at 160x256, frames in a row have .74 and more (.93
 without graphics that fly in), after a pan by a sixteenth of the width .55 to .88, and after a cut to another room .42
 and less."""
-_FLAT = 16.0
+FLAT = 16.0
 """Variance in grey levels squared below which a picture shows nothing that could correlate."""
 
 
@@ -26,8 +26,8 @@ def is_cut(before: npt.NDArray[np.uint8], now: npt.NDArray[np.uint8]) -> bool:
     first, second = _patches(before), _patches(now)
     first -= first.mean()
     second -= second.mean()
-    one, other, both = (float((a * b).mean()) + _FLAT for a, b in ((first, first), (second, second), (first, second)))
-    return both < _SAME * math.sqrt(one * other)
+    one, other, both = (float((a * b).mean()) + FLAT for a, b in ((first, first), (second, second), (first, second)))
+    return both < SAME * math.sqrt(one * other)
 
 
 def _patches(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:

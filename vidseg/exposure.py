@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-_GAINS = 0.75, 1.0 / 0.75
+GAINS = 0.75, 1.0 / 0.75
 """Least and most by which an automatic exposure multiplies a picture within a second or so."""
-_OFFSET = 16.0
+OFFSET = 16.0
 """Most grey levels that it adds."""
-_PRIOR = 100.0
+PRIOR = 100.0
 """Variance in grey levels squared below which a picture tells little of a gain."""
 
 Samples = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
@@ -35,12 +35,12 @@ def match_exposure(now: Samples, before: Samples) -> tuple[float, float]:
         mean_x, mean_y = float(near_x.mean()), float(near_y.mean())
         near_x = near_x - mean_x
         # A gain of 1 is thought likely, the more so the flatter the picture.
-        spread = float(near_x @ near_x) / len(near_x) + _PRIOR
-        gain = (float(near_x @ (near_y - mean_y)) / len(near_x) + _PRIOR) / spread
-        gain = min(max(gain, _GAINS[0]), _GAINS[1])
+        spread = float(near_x @ near_x) / len(near_x) + PRIOR
+        gain = (float(near_x @ (near_y - mean_y)) / len(near_x) + PRIOR) / spread
+        gain = min(max(gain, GAINS[0]), GAINS[1])
         offset = mean_y - gain * mean_x
     at = gain * 128 + offset - 128  # of a middle grey: the offset at black says nothing by itself
-    offset += min(max(at, -2 * _OFFSET), 2 * _OFFSET) - at
+    offset += min(max(at, -2 * OFFSET), 2 * OFFSET) - at
     return gain, offset
 
 

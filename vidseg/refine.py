@@ -11,9 +11,9 @@ from vidseg import kernels
 from vidseg.frame import Alpha, Frame, FullAlpha
 from vidseg.resize import shrink
 
-_SMOOTHNESS = np.float32(7e-4)
+SMOOTHNESS = np.float32(7e-4)
 """Variance of luma (white is 1) below which an edge of the picture is noise."""
-_LOW, _HIGH = np.float32(0.12), np.float32(0.88)
+LOW, HIGH = np.float32(0.12), np.float32(0.88)
 """Alpha that becomes exactly 0 and exactly 255: no fog in the room, no holes in a torso."""
 
 
@@ -37,17 +37,17 @@ def refine(alpha: Alpha, frame: Frame, guide: npt.NDArray[np.uint8] | None = Non
     alpha = np.ascontiguousarray(alpha, np.float32)
     if height < small_height or width < small_width:
         small = shrink(np.nan_to_num(alpha, posinf=1), (height, width))
-        steep = np.clip((small - _LOW) / (_HIGH - _LOW), 0, 1)
+        steep = np.clip((small - LOW) / (HIGH - LOW), 0, 1)
         return np.asarray(np.rint(steep * 255), np.uint8)
     unit = np.float32(1 / (255 * 2 ** (frame.depth - 8)))
     small_luma = shrink(luma, alpha.shape) * unit if guide is None else guide * np.float32(1 / 255)  # type: ignore[type-var]
     rows = kernels.as_rows(luma)
     scales = np.float32(height / small_height), np.float32(width / small_width)
     small_luma = np.ascontiguousarray(small_luma, np.float32)
-    lines = kernels.edge_lines(alpha, small_luma, *rows, *scales, unit, _SMOOTHNESS, _LOW, _HIGH)
+    lines = kernels.edge_lines(alpha, small_luma, *rows, *scales, unit, SMOOTHNESS, LOW, HIGH)
     out = np.empty((height, width), np.uint8)
     places = *_places(height, small_height), *_places(width, small_width)
-    kernels.draw_lines(lines, *rows, unit, *places, _LOW, _HIGH, out)
+    kernels.draw_lines(lines, *rows, unit, *places, LOW, HIGH, out)
     return out
 
 

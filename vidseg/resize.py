@@ -33,7 +33,7 @@ def shrink(plane: P, size: Size) -> P:
     samples, stride = kernels.as_rows(plane)
     out = np.empty(size, plane.dtype)
     half = np.float32(0 if plane.dtype == np.float32 else 0.5)
-    kernels.resample(samples, stride, *_taps(height, size[0]), *_taps(width, size[1]), width, half, out)
+    kernels.resample(samples, stride, *taps(height, size[0]), *taps(width, size[1]), width, half, out)
     return out
 
 
@@ -46,7 +46,7 @@ def halve(chroma: Plane) -> Plane:
 
 
 @lru_cache(maxsize=64)
-def _taps(length: int, wanted: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+def taps(length: int, wanted: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """Return for each of ``wanted`` places the first of ``length`` samples and the weights of it and those after it."""
     scale = length / wanted
     centre = (np.arange(wanted) + 0.5) * scale

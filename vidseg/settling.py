@@ -8,9 +8,9 @@ import numpy.typing as npt
 
 from vidseg.frame import Alpha
 
-_TRACE, _SURE = 0.06, 0.65
+TRACE, SURE = 0.06, 0.65
 """A patch of alpha above the first is a person's only if the second is reached somewhere in it."""
-_RIM, _FADED = 3 / 256, 8 / 256
+RIM, FADED = 3 / 256, 8 / 256
 """How far soft edges and hair reach, in shares of the longer side: up to the first all stays, at the second all is
 gone. On composites at 256x160: MAD 19.2 -> 16.9, Conn 2.77 -> 2.48, Grad 3.26 -> 3.29; nearer, Grad suffers."""
 
@@ -33,12 +33,12 @@ def settle(alpha: Alpha) -> Alpha:
 
 def _belief(alpha: Alpha) -> npt.NDArray[np.float32]:
     """Return how far to believe each value: 0 in patches that are nowhere sure, less far from all that is likely."""
-    count, labels = cv2.connectedComponents((alpha > _TRACE).view(np.uint8))
+    count, labels = cv2.connectedComponents((alpha > TRACE).view(np.uint8))
     sure = np.zeros(count, np.float32)
-    sure[labels[alpha > _SURE]] = 1 / 255
+    sure[labels[alpha > SURE]] = 1 / 255
     sure[0] = 1 / 255
     # A square that is blurred stands for the distance: a true one costs three times as much.
-    middle, slope = (round(share * max(alpha.shape)) for share in ((_RIM + _FADED) / 2, (_FADED - _RIM) / 2))
+    middle, slope = (round(share * max(alpha.shape)) for share in ((RIM + FADED) / 2, (FADED - RIM) / 2))
     likely = np.where(alpha > 0.5, np.uint8(255), np.uint8(0))
     reach = cv2.dilate(likely, cv2.getStructuringElement(cv2.MORPH_RECT, (2 * middle + 1,) * 2))
     reach = cv2.blur(reach, (2 * slope + 1,) * 2)

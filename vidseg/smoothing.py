@@ -11,11 +11,11 @@ from vidseg import kernels
 from vidseg.exposure import match_exposure
 from vidseg.frame import Alpha
 
-_NOISE_CAP = 2.5
+NOISE_CAP = 2.5
 """Most grey levels of change that count as a camera's noise; more is a picture that moves everywhere."""
-_CUT_SHARE = 0.5
+CUT_SHARE = 0.5
 """When more than this share of the pixels has changed, it is another shot."""
-_HASTE = 1.0
+HASTE = 1.0
 """How much faster a large change of the alpha is followed than a small one: a whole one (0 to 1), 1 + this times."""
 
 
@@ -80,14 +80,14 @@ class Smoother:
         moved = kernels.movement(guide, self._reference, *exposure)
         # That is the noise as long as less than half of the picture moves, 1.5 of it is about sigma. One pixel in 64
         # is enough for the median.
-        noise = min(1.5 * float(np.median(moved[::8, ::8])), _NOISE_CAP)
+        noise = min(1.5 * float(np.median(moved[::8, ::8])), NOISE_CAP)
         decay = math.exp(-step / self._time_constant)
         # The solution of the equation above after one step: e -> e decay / (1 + |e| (1 - decay)). The reference
         # follows without haste: it is a picture, and its noise is to be averaged.
-        numbers = (np.float32(x) for x in (self._threshold + 2 * noise, step, decay, self._patience, _HASTE))
+        numbers = (np.float32(x) for x in (self._threshold + 2 * noise, step, decay, self._patience, HASTE))
         state = before, self._reference, self._ages
         alpha_now, reference, ages, still = kernels.steady(alpha, guide, *state, moved, *exposure, *numbers)
-        if still < 1 - _CUT_SHARE:
+        if still < 1 - CUT_SHARE:
             return self._restart(alpha, guide)
         self._alpha, self._reference, self._ages = alpha_now, reference, ages
         return alpha_now.copy()
