@@ -68,7 +68,7 @@ class Segmenter:
         keep: Of a model that tells classes apart, those that stay; none is ``person``.
         stream: Whether the pictures follow one another in time. Unrelated ones do not, and each is seen alone.
         engine: Use this one for frames of any shape, instead of opening any. It is closed with the segmenter.
-        opener: Opens engines: ``SharedEngines.opener`` gives those that other streams use, too.
+        opener: Opens engines instead of ``open_engine``: ``SharedEngines.opener`` gives those of other streams.
 
     Raises:
         EngineError: The model or runtime does not work.
@@ -90,7 +90,7 @@ class Segmenter:
         keep: Sequence[str] = (),
         stream: bool = True,
         engine: Engine | None = None,
-        opener: Opener = open_engine,
+        opener: Opener | None = None,
     ) -> None:
         if rotation % 90:
             raise ValueError(f"a picture can be turned by multiples of 90 degrees: {rotation = }")
@@ -291,7 +291,7 @@ class Segmenter:
             step = self._spec.multiple
             wanted = round(wanted[0] * scale / step) * step, round(wanted[1] * scale / step) * step
         if wanted not in self._engines:
-            engine = self._open(self._spec, self._runtime, wanted, self._threads, self._precision)
+            engine = (self._open or open_engine)(self._spec, self._runtime, wanted, self._threads, self._precision)
             # What was found out of a foreign file need not be found out again.
             self._spec = replace(self._spec, wiring=engine.spec.wiring)
             self._engines[wanted] = engine
