@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, cast
@@ -47,14 +46,16 @@ def ycbcr_matrix(color: Color, depth: int = 8) -> tuple[npt.NDArray[np.float64],
     return scale[:, None] * matrix, np.array([luma_offset, 128 * step, 128 * step])
 
 
+@lru_cache(maxsize=16)
 def black(color: Color, depth: int = 8) -> tuple[int, int, int]:
     """Return the samples of black."""
     y, u, v = (int(sample) for sample in np.rint(ycbcr_matrix(color, depth)[1]))
     return y, u, v
 
 
+@lru_cache(maxsize=16)
 def network_affine(
-    color: Color, depth: int, mean: Sequence[float], std: Sequence[float]
+    color: Color, depth: int, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> tuple[npt.NDArray[np.float32], ...]:
     """Return ``(matrix, offset, low, high)``, what ``kernels.to_network`` makes a network's input with.
 
@@ -62,12 +63,15 @@ def network_affine(
     normalisation, with its bounds normalised too, so that one affine does all.
 
     Returns:
-        float32 ``(3, 3)``, ``(3,)``, ``(3,)``, ``(3,)``.
+        float32 ``(3, 3)``, ``(3,)``, ``(3,)``, ``(3,)``, read-only: they are kept for the next frame.
     """
     matrix, offset = rgb_matrix(color, depth)
     centre, scale = np.asarray(mean, np.float64), np.asarray(std, np.float64)
     folded = matrix / scale[:, None], (offset - centre) / scale, -centre / scale, (1 - centre) / scale
-    return tuple(np.ascontiguousarray(part, np.float32) for part in folded)
+    kept = tuple(np.ascontiguousarray(part, np.float32) for part in folded)
+    for part in kept:
+        part.flags.writeable = False
+    return kept
 
 
 def planes_from_rgb(

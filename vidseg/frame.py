@@ -80,7 +80,7 @@ class Frame:
     @property
     def time(self) -> float:
         """Presentation time in seconds."""
-        return float(self.pts * self.time_base)
+        return self.pts * self.time_base.numerator / self.time_base.denominator
 
     def __repr__(self) -> str:
         height, width = self.size

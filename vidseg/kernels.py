@@ -226,6 +226,40 @@ def relight(
 
 
 @_compiled
+def fit_line(
+    now: Samples, before: Samples, prior: np.float32, least: np.float32, most: np.float32
+) -> tuple[float, float]:
+    """Return ``(gain, offset)`` with ``now = gain * before + offset`` for most of one pixel in 64.
+
+    By least squares over those that the fit before explained, three times; the first fit is an offset by the median. A
+    gain of 1 is thought likely, the more so the less the picture's variance is above ``prior``, and it stays from
+    ``least`` to ``most``.
+    """
+    rows, columns = (now.shape[0] + 7) // 8, (now.shape[1] + 7) // 8
+    x, y, error = np.empty(rows * columns, np.float32), np.empty(rows * columns, np.float32), np.empty(0, np.float32)
+    for j in range(rows):
+        for i in range(columns):
+            x[j * columns + i], y[j * columns + i] = before[8 * j, 8 * i], now[8 * j, 8 * i]
+    gain, offset = 1.0, float(np.median(y - x))
+    for _ in range(3):
+        error = np.abs(y - np.float32(gain) * x - np.float32(offset))
+        bound = 2.0 + 2.0 * float(np.median(error))
+        count, mean_x, mean_y = 0, 0.0, 0.0
+        for k in range(len(error)):
+            if error[k] <= bound:
+                count, mean_x, mean_y = count + 1, mean_x + x[k], mean_y + y[k]
+        mean_x, mean_y = mean_x / count, mean_y / count
+        together, spread = 0.0, 0.0
+        for k in range(len(error)):
+            if error[k] <= bound:
+                together += (x[k] - mean_x) * (y[k] - mean_y)
+                spread += (x[k] - mean_x) * (x[k] - mean_x)
+        gain = min(max((together / count + prior) / (spread / count + prior), least), most)
+        offset = mean_y - gain * mean_x
+    return gain, offset
+
+
+@_compiled
 def movement(guide: npt.NDArray[np.uint8], reference: Floats, gain: np.float32, shift: np.float32) -> Floats:
     """Return float32 ``(h, w)``: how far ``guide`` lies from ``gain * reference + shift``, its mean over 3x3 pixels."""
     height, width = guide.shape
@@ -297,6 +331,50 @@ def steady(
             level = np.float32(picture[x])
             next_picture[x] = level + (gain * old_picture[x] + shift - level) * kept
     return out, following, older, total / np.float32(height * width)
+
+
+@_compiled
+def find_patches(alpha: Floats, empty: int, trace: np.float32) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Return two uint8 ``(h, w)``: 1 where alpha is more than ``trace`` from ``empty`` (0 or 1), 255 from a half on."""
+    there, likely = np.empty(alpha.shape, np.uint8), np.empty(alpha.shape, np.uint8)
+    zero, sign = np.float32(empty), np.float32(1 - 2 * empty)
+    for j in range(alpha.shape[0]):
+        values, patch, middle = alpha[j], there[j], likely[j]
+        for x in range(len(values)):
+            part = (values[x] - zero) * sign
+            patch[x] = part > trace
+            middle[x] = 255 if part > _HALF else 0
+    return there, likely
+
+
+@_compiled
+def fade(
+    alpha: Floats,
+    empty: int,
+    sure: np.float32,
+    labels: npt.NDArray[np.int32],
+    count: int,
+    reach: npt.NDArray[np.uint8],
+) -> Floats:
+    """Return ``alpha`` that is ``empty`` (0 or 1) in patches without a value more than ``sure`` away from it.
+
+    Elsewhere so much is left of what differs from ``empty`` as ``reach`` is of 255.
+    """
+    found = np.zeros(count, np.float32)
+    found[0] = _ONE  # no patch
+    out = np.empty(alpha.shape, np.float32)
+    zero, sign, share = np.float32(empty), np.float32(1 - 2 * empty), _ONE / _TOP
+    for j in range(alpha.shape[0]):
+        values, patch = alpha[j], labels[j]
+        for x in range(len(values)):
+            if (values[x] - zero) * sign > sure:
+                found[patch[x]] = _ONE
+    for j in range(alpha.shape[0]):
+        values, patch, near, target = alpha[j], labels[j], reach[j], out[j]
+        for x in range(len(values)):
+            kept = found[patch[x]] * np.float32(near[x]) * share
+            target[x] = values[x] if kept >= _ONE else zero + (values[x] - zero) * kept
+    return out
 
 
 @_compiled
@@ -671,6 +749,8 @@ def estimate_colours(
             for i in range(coarse.shape[1]):
                 coarse_across[j, i, which] = so_far[min(i + far + 1, coarse.shape[1])] - so_far[max(i - far, 0)]
     area = np.float32(block * block)
+    # Sums of a row's blocks to both sides, made once for all the rows that want them.
+    beside, held = np.empty((tall, wide, 8), np.float32), np.zeros((tall, wide), np.uint8)
     total = np.empty(8, np.float32)
     for j in range(tall):
         for i in range(wide):
@@ -679,10 +759,17 @@ def estimate_colours(
             for which in range(8):
                 total[which] = _ZERO
             for other_j in range(max(j - reach, 0), min(j + reach + 1, tall)):
-                for other_i in range(max(i - reach, 0), min(i + reach + 1, wide)):
-                    summands = sums[other_j, other_i]
+                row = beside[other_j, i]
+                if held[other_j, i] == 0:
+                    held[other_j, i] = 1
                     for which in range(8):
-                        total[which] += summands[which]
+                        row[which] = _ZERO
+                    for other_i in range(max(i - reach, 0), min(i + reach + 1, wide)):
+                        summands = sums[other_j, other_i]
+                        for which in range(8):
+                            row[which] += summands[which]
+                for which in range(8):
+                    total[which] += row[which]
             sure, sure_sample = _ZERO, _ZERO
             for other in range(max(j // 2 - far, 0), min(j // 2 + far + 1, coarse.shape[0])):
                 sure += coarse_across[other, i // 2, 0]

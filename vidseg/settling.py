@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from vidseg import kernels
 from vidseg.frame import Alpha
 
 TRACE, SURE = 0.06, 0.65
@@ -25,21 +28,20 @@ def settle(alpha: Alpha) -> Alpha:
     Args:
         alpha: float32 ``(h, w)`` in [0, 1], at a network's size; it is not changed.
     """
-    settled = alpha * _belief(alpha)
-    dents = _belief(1 - settled)
-    np.copyto(settled, 1 - (1 - settled) * dents, where=dents < 1)
-    return settled
+    return _faded(_faded(np.ascontiguousarray(alpha, np.float32), 0), 1)
 
 
-def _belief(alpha: Alpha) -> npt.NDArray[np.float32]:
-    """Return how far to believe each value: 0 in patches that are nowhere sure, less far from all that is likely."""
-    count, labels = cv2.connectedComponents((alpha > TRACE).view(np.uint8))
-    sure = np.zeros(count, np.float32)
-    sure[labels[alpha > SURE]] = 1 / 255
-    sure[0] = 1 / 255
+def _faded(alpha: Alpha, empty: int) -> Alpha:
+    """Return ``alpha`` gone to ``empty`` in patches that are nowhere surely the other, and far from what is likely."""
+    there, likely = kernels.find_patches(alpha, empty, np.float32(TRACE))
+    count, labels = cv2.connectedComponents(there)
     # A square that is blurred stands for the distance: a true one costs three times as much.
     middle, slope = (round(share * max(alpha.shape)) for share in ((RIM + FADED) / 2, (FADED - RIM) / 2))
-    likely = np.where(alpha > 0.5, np.uint8(255), np.uint8(0))
-    reach = cv2.dilate(likely, cv2.getStructuringElement(cv2.MORPH_RECT, (2 * middle + 1,) * 2))
+    reach = cv2.dilate(likely, _square(2 * middle + 1))
     reach = cv2.blur(reach, (2 * slope + 1,) * 2)
-    return np.multiply(reach, sure.take(np.asarray(labels, np.int32)), dtype=np.float32)
+    return kernels.fade(alpha, empty, np.float32(SURE), labels, count, reach)
+
+
+@lru_cache(maxsize=16)
+def _square(side: int) -> npt.NDArray[np.uint8]:
+    return np.ones((side, side), np.uint8)
