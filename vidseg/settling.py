@@ -34,11 +34,12 @@ def settle(alpha: Alpha) -> Alpha:
 def _faded(alpha: Alpha, empty: int) -> Alpha:
     """Return ``alpha`` gone to ``empty`` in patches that are nowhere surely the other, and far from what is likely."""
     there, likely = kernels.find_patches(alpha, empty, np.float32(TRACE))
-    count, labels = cv2.connectedComponents(there)
+    count, found = cv2.connectedComponents(there)
+    labels = np.asarray(found, np.int32)
     # A square that is blurred stands for the distance: a true one costs three times as much.
     middle, slope = (round(share * max(alpha.shape)) for share in ((RIM + FADED) / 2, (FADED - RIM) / 2))
     reach = cv2.dilate(likely, _square(2 * middle + 1))
-    reach = cv2.blur(reach, (2 * slope + 1,) * 2)
+    reach = np.asarray(cv2.blur(reach, (2 * slope + 1,) * 2), np.uint8)
     return kernels.fade(alpha, empty, np.float32(SURE), labels, count, reach)
 
 
