@@ -30,28 +30,47 @@ State = tuple[npt.NDArray[np.float32], ...]
 
 
 @dataclass(frozen=True, slots=True)
+class Scalar:
+    """A number that goes into a graph with every picture.
+
+    Attributes:
+        name: Of the input.
+        value: What goes in.
+        kind: Its dtype.
+        shape: Ones, as many as the input has axes.
+    """
+
+    name: str
+    value: float
+    kind: Literal["float32", "int32", "int64"]
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Wiring:
     """How the graph of an ONNX file is to be used; the defaults are those of the files that vidseg writes.
-
-    States are ``r1i``, ``r2i`` … in and ``r1o``, ``r2o`` … out, as RobustVideoMatting names them.
 
     Attributes:
         src: Name of the picture's input.
         answer: Name of the output that is the alpha, or the probabilities of the classes.
-        channels_last: Pictures and classes are ``(N, H, W, c)``.
-        ratio: Name of an input that takes ``RATIO``; empty if there is none.
+        channels_last: Pictures are ``(N, H, W, 3)``.
+        answer_last: Classes are ``(N, H, W, c)``.
+        bgr: Blue comes first.
+        half: Picture and states are float16.
+        states: Names of the input and the output of each state; without any they are ``r1i`` and ``r1o`` ….
+        scalars: What else goes in.
         activation: What makes numbers from 0 to 1 of the answer. None: that is to be found out by a picture.
     """
 
     src: str = "src"
     answer: str = "pha"
     channels_last: bool = False
-    ratio: str = ""
+    answer_last: bool = False
+    bgr: bool = False
+    half: bool = False
+    states: tuple[tuple[str, str], ...] = ()
+    scalars: tuple[Scalar, ...] = ()
     activation: Literal["", "sigmoid", "softmax"] | None = ""
-
-
-RATIO = 0.6
-"""At which share of the input's size RobustVideoMatting looks for people: 307 pixels of a width of 512."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +129,11 @@ class ModelSpec:
             raise ValueError(f"{self.name} does not know {', '.join(unknown)}: choose of {', '.join(self.classes)}")
         return replace(self, kept=tuple(sorted({self.classes.index(name) for name in names})))
 
+    @property
+    def state_names(self) -> tuple[tuple[str, str], ...]:
+        """Input and output of each state in an ONNX graph."""
+        return self.wiring.states or tuple((f"r{n}i", f"r{n}o") for n in range(1, len(self.states) + 1))
+
     def size_for(self, size: tuple[float, float]) -> Size:
         """Return the input size whose aspect ratio is nearest to that of a frame of ``size``."""
         aspect = np.log(size[1] / size[0])
@@ -118,10 +142,11 @@ class ModelSpec:
     def read(self, role: str) -> bytes:
         """Return the whole file of ``role``, checked against its sha256.
 
-        The bytes that were checked are the bytes that are loaded; the files are a few megabytes.
+        The bytes that were checked are the bytes that are loaded. ONNX files come with the weights that lie in other
+        files of their folder.
 
         Raises:
-            EngineError: The manifest names no such file, or it cannot be read.
+            EngineError: The manifest names no such file, it cannot be read, or it has weights outside its folder.
             ModelMismatchError: It is not the file that the manifest describes.
         """
         if role not in self.files:
@@ -139,7 +164,14 @@ class ModelSpec:
                 "install the model again, or export it anew",
                 path=str(path),
             )
-        return data
+        if not role.startswith("onnx"):
+            return data
+        from vidseg.onnx_graph import gathered
+
+        try:
+            return gathered(data, self.folder, self.sha256)
+        except ValueError as error:
+            raise EngineError(f"{path} cannot be loaded: {error}", path=str(path)) from error
 
 
 class Engine(Protocol):

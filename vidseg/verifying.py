@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from vidseg.engine import Engine, ModelSpec, Precision, State, list_runtimes, open_engine
 from vidseg.errors import EngineError, MissingDependencyError
-from vidseg.frame import Size
+from vidseg.frame import Frame, Size
 from vidseg.parity import TOLERANCE, Parity, compare
 from vidseg.segmenter import Segmenter
 from vidseg.sources import open_source
@@ -69,20 +70,20 @@ class _Recorder:
         """Nothing to release."""
 
 
-def real_pictures(spec: ModelSpec, size: Size) -> npt.NDArray[np.float32]:
-    """Return frames of the clip that vidseg carries as ``spec`` sees them, ``(N, 3, h, w)``.
+def sample_frames(count: int = _FRAMES) -> list[Frame]:
+    """Return frames of the clip that vidseg carries, half a second apart.
 
     Raises:
         SourceError: The clip cannot be read.
     """
-    recorder = _Recorder(spec, size)
-    segmenter = Segmenter(engine=recorder, stream=False)
     with open_source(str(SAMPLE)) as source:
-        for number, frame in enumerate(source):
-            if number % _EVERY == 0:
-                segmenter([frame])
-            if len(recorder.seen) == _FRAMES:
-                break
+        return [frame for number, frame in enumerate(islice(source, count * _EVERY)) if number % _EVERY == 0]
+
+
+def seen_by(spec: ModelSpec, size: Size, frames: Sequence[Frame]) -> npt.NDArray[np.float32]:
+    """Return ``frames`` as ``spec`` is shown them, ``(N, 3, h, w)``."""
+    recorder = _Recorder(spec, size)
+    Segmenter(engine=recorder, stream=False)(frames)
     return np.concatenate(recorder.seen)
 
 
@@ -122,7 +123,7 @@ def verify(
     Raises:
         EngineError: There is no reference.
     """
-    src = real_pictures(spec, size)
+    src = seen_by(spec, size, sample_frames())
     with closing(open_reference(spec, size)) as engine:
         reference, _ = engine.infer(src)
     for name, usable, detail in list_runtimes():
@@ -150,14 +151,14 @@ def _verdict(
             engine = stack.enter_context(closing(open_engine(spec, runtime, size, precision=wanted)))
             alpha, _ = engine.infer(src)
             parity = compare(alpha, reference)
-            alone, batch = (_milliseconds(engine, src[:count], clock) for count in (1, len(src)))
+            alone, batch = (milliseconds(engine, src[:count], clock) for count in (1, len(src)))
         except EngineError as error:
             return Verdict(runtime, precision, False, str(error))
         right = parity.within(TOLERANCE[runtime, precision])
         return Verdict(runtime, precision, True, engine.runtime, parity, right, alone, batch)
 
 
-def _milliseconds(engine: Engine, src: npt.NDArray[np.float32], clock: Callable[[], float]) -> float:
+def milliseconds(engine: Engine, src: npt.NDArray[np.float32], clock: Callable[[], float]) -> float:
     """Return the median time of a picture."""
     took: list[float] = []
     began = clock()

@@ -7,11 +7,12 @@ Its row in ``vidseg.engine._RUNTIMES`` is all that is needed besides.
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from vidseg.engine import RATIO, ModelSpec, State
+from vidseg.engine import ModelSpec, State
 from vidseg.errors import ModelMismatchError
 from vidseg.frame import Size
 
@@ -57,22 +58,24 @@ def blank_state(spec: ModelSpec, size: Size) -> State:
     return tuple(np.zeros(shape, np.float32) for shape in shapes)
 
 
-def feed(spec: ModelSpec, picture: npt.NDArray[np.float32], state: State) -> dict[str, npt.NDArray[np.float32]]:
-    """Return what an ONNX graph takes by name, for one picture ``(1, 3, h, w)``."""
-    if spec.wiring.channels_last:
-        picture = np.ascontiguousarray(picture.transpose(0, 2, 3, 1))
-    inputs = {spec.wiring.src: picture}
-    for number, part in enumerate(state, 1):
-        inputs[f"r{number}i"] = part
-    return inputs
+def feed(spec: ModelSpec, picture: npt.NDArray[np.float32], state: State) -> dict[str, npt.NDArray[Any]]:
+    """Return what an ONNX graph takes by name, for one picture ``(1, 3, h, w)``; without its scalars."""
+    wiring = spec.wiring
+    if wiring.bgr:
+        picture = picture[:, ::-1]
+    if wiring.channels_last:
+        picture = picture.transpose(0, 2, 3, 1)
+    names = (wiring.src, *(name for name, _ in spec.state_names))
+    dtype = np.float16 if wiring.half else np.float32
+    return {name: np.ascontiguousarray(part, dtype) for name, part in zip(names, (picture, *state), strict=True)}
 
 
-def ratio(spec: ModelSpec) -> dict[str, npt.NDArray[np.float32]]:
-    """Return the constant input of a graph that has one."""
-    return {spec.wiring.ratio: np.array([RATIO], np.float32)} if spec.wiring.ratio else {}
+def scalars(spec: ModelSpec) -> dict[str, npt.NDArray[Any]]:
+    """Return the numbers that a graph takes besides, by name."""
+    return {scalar.name: np.full(scalar.shape, scalar.value, scalar.kind) for scalar in spec.wiring.scalars}
 
 
-def alpha_of(spec: ModelSpec, answer: npt.NDArray[np.float32], size: Size) -> npt.NDArray[np.float32]:
+def alpha_of(spec: ModelSpec, answer: npt.NDArray[Any], size: Size) -> npt.NDArray[np.float32]:
     """Return alpha ``(h, w)`` for what an ONNX graph answers to one picture.
 
     Raises:
@@ -84,10 +87,11 @@ def alpha_of(spec: ModelSpec, answer: npt.NDArray[np.float32], size: Size) -> np
             f"{spec.name} does not return {wanted} numbers, as it should, but an array of {answer.shape}",
             path=str(spec.folder),
         )
+    answer = answer.astype(np.float32, copy=False)
     if spec.wiring.activation == "sigmoid":
         answer = (0.5 * np.tanh(0.5 * answer) + 0.5).astype(np.float32, copy=False)  # exp would overflow
     if spec.classes:
-        classes = answer[0].transpose(2, 0, 1) if spec.wiring.channels_last else answer[0]
+        classes = answer[0].transpose(2, 0, 1) if spec.wiring.answer_last else answer[0]
         if spec.wiring.activation == "softmax":
             classes = np.exp(classes - classes.max(0))
             classes /= classes.sum(0)

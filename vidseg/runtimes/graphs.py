@@ -85,7 +85,7 @@ def symmetric(data: bytes) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def with_constants(data: bytes, constants: Mapping[str, npt.NDArray[np.float32]]) -> bytes:
+def with_constants(data: bytes, constants: Mapping[str, npt.NDArray[np.generic]]) -> bytes:
     """Return the network with inputs fixed to these values: what sizes depend on must be known when it is compiled."""
     model = onnx.load_from_string(data)
     inputs = [value for value in model.graph.input if value.name not in constants]

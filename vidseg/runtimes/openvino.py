@@ -17,7 +17,7 @@ import numpy.typing as npt
 from vidseg.engine import ModelSpec, Precision, State
 from vidseg.errors import EngineError
 from vidseg.frame import Size
-from vidseg.runtimes import alpha_of, blank_state, checked, checked_state, cpu_threads, feed, ratio
+from vidseg.runtimes import alpha_of, blank_state, checked, checked_state, cpu_threads, feed, scalars
 
 if "openvino_telemetry" not in sys.modules:
     # None makes every later import of it an ImportError, in this whole process: it stays off.
@@ -71,7 +71,7 @@ class OpenVinoEngine:
             self._blank = _fix_shapes(model, spec, size)
             compiled = core.compile_model(model, "CPU", options)
             self._answer = compiled.output(spec.wiring.answer)
-            self._states = [compiled.output(f"r{number}o") for number in range(1, len(spec.states) + 1)]
+            self._states = [compiled.output(after) for _, after in spec.state_names]
             self._requests = [compiled.create_infer_request() for _ in range(streams)]
 
     def infer(self, src: npt.NDArray[np.float32], state: State = ()) -> tuple[npt.NDArray[np.float32], State]:
@@ -108,17 +108,17 @@ class OpenVinoEngine:
 
 def _fix_shapes(model: openvino.Model, spec: ModelSpec, size: Size) -> State:
     """Give every input of ``model`` its one shape, for which OpenVINO compiles it; returns the blank state."""
-    for name, value in ratio(spec).items():
+    for name, value in scalars(spec).items():
         constant = openvino.opset13.constant(value)
         parameter = model.input(name).get_node()
         parameter.output(0).replace(constant.output(0))
         model.remove_parameter(parameter)
     blank = blank_state(spec, size)
     picture = [1, *size, 3] if spec.wiring.channels_last else [1, 3, *size]
-    names = [f"r{number}i" for number in range(1, len(blank) + 1)]
+    names = [name for name, _ in spec.state_names]
     model.reshape({spec.wiring.src: picture, **{n: list(part.shape) for n, part in zip(names, blank, strict=True)}})
     # What comes out of a state of unknown shape has the shape that goes in from then on.
-    shapes = [tuple(model.output(f"r{number}o").get_shape()) for number in range(1, len(blank) + 1)]
+    shapes = [tuple(model.output(after).get_shape()) for _, after in spec.state_names]
     if shapes != [part.shape for part in blank]:
         model.reshape({spec.wiring.src: picture, **{n: list(shape) for n, shape in zip(names, shapes, strict=True)}})
     return tuple(np.zeros(shape, np.float32) for shape in shapes)

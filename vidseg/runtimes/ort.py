@@ -13,7 +13,7 @@ import onnxruntime
 from vidseg.engine import ModelSpec, Precision, State
 from vidseg.errors import EngineError
 from vidseg.frame import Size
-from vidseg.runtimes import alpha_of, blank_state, checked, checked_state, cpu_threads, feed, ratio
+from vidseg.runtimes import alpha_of, blank_state, checked, checked_state, cpu_threads, feed, scalars
 
 
 def probe() -> str:
@@ -42,11 +42,12 @@ class OrtEngine:
         options.add_free_dimension_override_by_name("H", size[0])
         options.add_free_dimension_override_by_name("W", size[1])
         self._blank = blank_state(spec, size)
-        for number, part in enumerate(self._blank, 1):
-            options.add_free_dimension_override_by_name(f"H{number}", part.shape[2])
-            options.add_free_dimension_override_by_name(f"W{number}", part.shape[3])
-        self._constant = ratio(spec)
-        self._answers = [spec.wiring.answer, *(f"r{number}o" for number in range(1, len(spec.states) + 1))]
+        for number, (part, (_, stride)) in enumerate(zip(self._blank, spec.states, strict=True), 1):
+            if stride:
+                options.add_free_dimension_override_by_name(f"H{number}", part.shape[2])
+                options.add_free_dimension_override_by_name(f"W{number}", part.shape[3])
+        self._scalars = scalars(spec)
+        self._answers = [spec.wiring.answer, *(after for _, after in spec.state_names)]
         data = spec.read(f"onnx-{precision}")
         with self._errors():
             self._session: onnxruntime.InferenceSession | None = onnxruntime.InferenceSession(
@@ -65,9 +66,9 @@ class OrtEngine:
 
         def answer_to(index: int) -> tuple[npt.NDArray[np.float32], State]:
             before = tuple(part[index : index + 1] for part in state) or self._blank
-            inputs = feed(self.spec, src[index : index + 1], before) | self._constant
+            inputs = feed(self.spec, src[index : index + 1], before) | self._scalars
             answer, *after = session.run(self._answers, inputs)
-            return alpha_of(self.spec, answer, self.size), tuple(after)
+            return alpha_of(self.spec, answer, self.size), tuple(part.astype(np.float32, copy=False) for part in after)
 
         side_by_side = self._pool.map if self._pool is not None and len(src) > 1 else map
         with self._errors():

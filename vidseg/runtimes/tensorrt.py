@@ -8,6 +8,7 @@ there is a GPU, ``tests/test_runtimes.py`` runs it.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import logging
 import sys
 from collections import deque
@@ -27,7 +28,7 @@ from vidseg.engine import ModelSpec, Precision, State
 from vidseg.errors import EngineBuildError, EngineError
 from vidseg.frame import Size
 from vidseg.plans import Facts
-from vidseg.runtimes import alpha_of, blank_state, checked, checked_state, feed, ratio
+from vidseg.runtimes import alpha_of, blank_state, checked, checked_state, feed, scalars
 
 log = logging.getLogger(__name__)
 
@@ -117,11 +118,17 @@ def describe(spec: ModelSpec, size: Size, precision: Precision | None) -> Facts:
             f"{spec.name} does not say how large its states are, which TensorRT has to know: use onnxruntime",
             runtime="tensorrt",
         )
+    if spec.wiring.half:
+        raise EngineError(
+            f"{spec.name} takes pictures in float16, which is not written for TensorRT: use onnxruntime",
+            runtime="tensorrt",
+        )
     _check_device()
     major, minor = torch.cuda.get_device_capability()
     return Facts(
         model=spec.name,
-        sha256=spec.sha256.get(spec.files[role], ""),
+        # With the weights that lie beside it, and the numbers that are compiled into it.
+        sha256=hashlib.sha256(spec.read(role) + "".join(map(str, spec.wiring.scalars)).encode()).hexdigest(),
         runtime=f"tensorrt {trt.__version__}",
         device=f"{torch.cuda.get_device_name()}, {major}.{minor}",
         driver=_driver(),
@@ -192,7 +199,7 @@ def load(spec: ModelSpec, facts: Facts, plan: bytes) -> TensorRtEngine:
 def _graph(spec: ModelSpec, precision: str) -> bytes:
     """Return the ONNX file as TensorRT takes it."""
     data = spec.read(_ROLES[precision])
-    constants = ratio(spec)
+    constants = scalars(spec)
     if precision != "int8" and not constants:
         return data
     from vidseg.runtimes.graphs import symmetric, with_constants
@@ -246,8 +253,8 @@ class TensorRtEngine:
             for index in range(begin, end):
                 answer = answers[self.spec.wiring.answer][index - begin : index - begin + 1]
                 alpha[index] = alpha_of(self.spec, answer, self.size)
-            for number, part in enumerate(after, 1):
-                part[begin:end] = answers[f"r{number}o"]
+            for (_, name), part in zip(self.spec.state_names, after, strict=True):
+                part[begin:end] = answers[name]
 
         with _errors(self.spec):
             for turn, begin in enumerate(range(0, len(src), self._batch)):
@@ -279,18 +286,20 @@ class TensorRtEngine:
             raise ValueError(f"this engine takes 1 to {self._batch} pictures at once: {len(src)}")
         wiring = self.spec.wiring
         with _errors(self.spec), torch.inference_mode():
-            picture = src.permute(0, 2, 3, 1) if wiring.channels_last else src
+            picture = src.flip(1) if wiring.bgr else src
+            picture = picture.permute(0, 2, 3, 1) if wiring.channels_last else picture
             before = state or tuple(torch.zeros(part.shape, device=src.device) for part in self._empty(len(src)))
-            inputs = {wiring.src: picture} | {f"r{number}i": part for number, part in enumerate(before, 1)}
+            names = (wiring.src, *(name for name, _ in self.spec.state_names))
+            inputs = dict(zip(names, (picture, *before), strict=True))
             answers = self._lane(len(src), 0).through(inputs)
             answer = answers[wiring.answer]
             if wiring.activation == "sigmoid":
                 answer = answer.sigmoid()
             if self.spec.classes:
-                answer = answer.permute(0, 3, 1, 2) if wiring.channels_last else answer
+                answer = answer.permute(0, 3, 1, 2) if wiring.answer_last else answer
                 answer = answer.softmax(1) if wiring.activation == "softmax" else answer
                 answer = answer[:, list(self.spec.kept)].sum(1)
-            after = tuple(answers[f"r{number}o"] for number in range(1, len(before) + 1))
+            after = tuple(answers[name] for _, name in self.spec.state_names)
             return answer.reshape(len(src), *self.size), after
 
     def close(self) -> None:
