@@ -45,8 +45,9 @@ class Sight:
         self._again_at = 0.0
         self._refused_since: float | None = None
         self._said = ""
-        self.model = self.runtime = ""
+        self.model = ""
         """What computes, or last did; empty before the first network is open."""
+        self._runtime = ""
         self.refused = 0
         """Masks that the guard refused."""
         self.failures = 0
@@ -58,6 +59,14 @@ class Sight:
     def is_open(self) -> bool:
         """Whether there is a network."""
         return self._matter is not None
+
+    @property
+    def runtime(self) -> str:
+        """What the model runs on, or last did: a faster one may take over while the network is open."""
+        segmenter = self._segmenter
+        if segmenter is not None:
+            self._runtime = segmenter.runtime or self._runtime
+        return self._runtime
 
     def warm(self, frame: Frame) -> None:
         """Open the network now and let a frame through it, so that the next one is quick.
@@ -74,7 +83,7 @@ class Sight:
             segmenter.close()
             raise
         self._segmenter, self._matter, self._settings = segmenter, matter, None
-        self.model, self.runtime = segmenter.model, segmenter.runtime
+        self.model, self._runtime = segmenter.model, segmenter.runtime
 
     def forget(self) -> None:
         """The next frame is the first of another picture: the camera was away. The guard still knows the room."""
