@@ -21,7 +21,7 @@ import pytest
 from tests import media, servers
 from vidseg.errors import DeviceUnavailableError, SourceError, SourceNotFoundError, VidsegError
 from vidseg.frame import Color, Frame, allocate
-from vidseg.sources.camera import CameraMode, open_camera
+from vidseg.sources.camera import Camera, CameraMode, open_camera
 from vidseg.sources.newest import NewestSource
 from vidseg.sources.realtime import RealTimeSource
 from vidseg.sources.v4l2 import choose_mode, choose_rate, halve, unavailable, unpack
@@ -243,6 +243,10 @@ def clip(tmp_path_factory):
     """Ten frames, 1/25 s each, whose luma counts."""
     path = tmp_path_factory.mktemp("clip") / "clip.mp4"
     return media.clip(path, 10, (48, 64), fps=F(25), container_options={"movflags": "+faststart"})
+
+
+def test_only_a_device_tells_its_size_before_it_is_switched_on(clip):
+    assert [Camera(name).peek() for name in (str(clip), "screen", "rtsp://127.0.0.1:9/x", "/dev/video99")] == [None] * 4
 
 
 def test_a_file_is_played_in_real_time_and_goes_on_over_its_end(clip):

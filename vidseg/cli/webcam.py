@@ -374,7 +374,8 @@ def _run(console: Console, file: Config, start: Start, settings: Settings, stats
                 sync=start.sync,
                 target_fps=float(rate),
                 max_cpu=start.max_cpu,
-                size=start.wanted_size(),
+                # A camera that nobody looks at is not switched on to see how large its pictures are.
+                size=start.wanted_size() or (camera.peek() if resting else None),
                 runtime=start.runtime,
                 threads=start.threads,
             ),

@@ -94,6 +94,23 @@ class Camera:
         self._known = device
         return source
 
+    def peek(self) -> Size | None:
+        """Return the ``(height, width)`` that it will give, without switching it on; None if that cannot be known.
+
+        Asking a V4L2 device for its modes lights no lamp.
+        """
+        if sys.platform != "linux" or _SCREEN.fullmatch(self.name) or _URL.match(self.name) or _is_file(self.name):
+            return None
+        from vidseg.sources.v4l2 import choose_mode
+        from vidseg.v4l2 import VideoDevice
+
+        try:
+            with VideoDevice(find_camera(self.name, self._known).path) as device:
+                chosen = choose_mode(device.modes(), self._wanted)
+        except (DeviceUnavailableError, OSError):
+            return None
+        return chosen[1] if chosen is not None else None
+
 
 def open_camera(name: str, wanted: CameraMode | None = None, *, loop: bool = True) -> Source:
     """Open a camera, or what stands in for one, once; see ``Camera``."""
