@@ -23,7 +23,9 @@ from tests.test_server import GENEROUS, SAMPLE, green_share, served  # noqa: E40
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")
 
-READ = """(id) => { const from = document.getElementById(id); const to = document.createElement('canvas');
+READ = """(id) => { const drawn = document.getElementById('drawn');
+  const from = id === 'result' && !drawn.hidden ? drawn : document.getElementById(id);
+  const to = document.createElement('canvas');
   to.width = 320; to.height = 180; to.getContext('2d').drawImage(from, 0, 0, 320, 180);
   return to.toDataURL('image/png'); }"""
 ROOM, FACE = (slice(0, 20), slice(-40, None)), (slice(35, 65), slice(108, 135))
@@ -47,17 +49,17 @@ def player():
 
 @pytest.fixture(scope="module")
 def browser(player, tmp_path_factory):
-    """Chromium with a still moment of the sample as its camera, so that what a pixel shows is known."""
+    """Chromium with a still moment of the sample as its camera, small and slow, so that what a pixel shows is known."""
     import av
 
-    clip = tmp_path_factory.mktemp("camera") / "camera.mjpeg"
+    clip = tmp_path_factory.mktemp("camera") / "camera.y4m"
     with av.open(str(SAMPLE)) as source:
-        first = next(source.decode(video=0)).to_image().crop((0, 60, 640, 420))
-    data = io.BytesIO()
-    first.save(data, "JPEG", quality=95)
-    clip.write_bytes(data.getvalue() * 10)
+        first = next(source.decode(video=0)).to_image().crop((0, 60, 640, 420)).resize((320, 180))
+    picture = av.VideoFrame.from_image(first).reformat(format="yuv420p").to_ndarray().tobytes()
+    clip.write_bytes(b"YUV4MPEG2 W320 H180 F10:1 Ip A1:1 C420\n" + (b"FRAME\n" + picture) * 10)
     arguments = ["--no-sandbox", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream",
-                 f"--use-file-for-fake-video-capture={clip}", "--disable-gpu", "--mute-audio"]  # fmt: skip
+                 f"--use-file-for-fake-video-capture={clip}", "--disable-gpu", "--mute-audio",
+                 "--allow-loopback-in-peer-connection"]  # fmt: skip
     chromium = player.chromium.launch(executable_path=CHROMIUM, headless=True, args=arguments)
     yield chromium
     chromium.close()
@@ -84,11 +86,12 @@ def shown(page, id="result"):
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
 
 
-def start(page):
+def start(page, way="WebRTC"):
     page.get_by_label("Plain").check()
     page.locator("#color").fill("#00ff00")
     page.get_by_role("button", name="Start the camera").click()
     page.locator("#cover").wait_for(state="hidden")
+    page.locator("#way").get_by_text(way).wait_for()
 
 
 def until(page, condition, what):

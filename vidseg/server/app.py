@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -38,6 +40,11 @@ posted to `/v1/backgrounds`. For pictures there is `transparent`, too.
 Live frames go through the WebSocket `/v1/live?background=…`: send a JPEG (of even size, at most 1280x720) with its
 number before it, 4 bytes, big-endian; what comes back is the same, with the composite. Text messages are JSON: send
 `{"background": "blur:60"}`; `{"type": "withheld"}` says that a frame is not shown, and why. What is late is dropped.
+
+Frames also go by WebRTC: send `{"offer": SDP}` of one video, sent and received, through the same WebSocket, once
+`hello` or `network` has said `"webrtc": true`. `{"type": "answer", "sdp": SDP}` comes back; where `sdp` is empty,
+`reason` says why. `{"hangUp": true}` ends it, and so does the end of the WebSocket. Only the address at which you have
+reached this server is offered, and your own candidates are not needed.
 
 Where the server asks for a token, send it as `Authorization: Bearer TOKEN`.
 """
@@ -108,6 +115,7 @@ class _House:
     desk: Desk
     uploads: Uploads
     jobs: Jobs
+    rates: Rates
 
 
 def create_app(options: Options | None = None) -> ASGIApp:
@@ -115,13 +123,13 @@ def create_app(options: Options | None = None) -> ASGIApp:
     from vidseg import __version__
 
     options = options or Options()
-    metrics = _metrics()
+    metrics, rates = _metrics(), Rates(options.limits.rate, options.limits.burst)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         limits = options.limits
         live, desk = Live(options.network, limits, metrics), Desk(options.network, limits)
-        house = _House(options, metrics, live, desk, Uploads(limits), Jobs(options.network, limits))
+        house = _House(options, metrics, live, desk, Uploads(limits), Jobs(options.network, limits), rates)
         app.state.house = house
         _gauge(house)
         live.start()
@@ -145,7 +153,6 @@ def create_app(options: Options | None = None) -> ASGIApp:
         redoc_url=None,
     )
     _add_routes(app)
-    rates = Rates(options.limits.rate, options.limits.burst)
     return Gate(app, token=options.token, hosts=options.hosts, rates=rates, metrics=metrics, secure=options.secure)
 
 
@@ -172,6 +179,7 @@ def _gauge(house: _House) -> None:
     metrics, live = house.metrics, house.live
     metrics.gauge("vidseg_up", "Whether the live worker is ready.", lambda: live.ready)
     metrics.gauge("vidseg_visitors", "Live connections.", lambda: len(live.visitors))
+    metrics.gauge("vidseg_peers", "Those of them whose frames go by WebRTC.", lambda: live.peers)
     metrics.gauge("vidseg_live_cpu_cores", "Cores that the live worker uses.", lambda: live.cpu)
     metrics.gauge("vidseg_uploads", "Backgrounds in memory.", lambda: len(house.uploads))
     metrics.gauge("vidseg_jobs_active", "Videos that wait or run.", lambda: house.jobs.active)
@@ -507,7 +515,8 @@ async def _live(socket: WebSocket, background: str = "") -> None:
         await socket.close(1008, str(error)[:120])
         return
     visitor = house.live.enter(name, upload)
-    visitor.say(type="hello", network="ready" if house.live.ready else "starting", weakest_blur=WEAKEST_BLUR)
+    network = "ready" if house.live.ready else "starting"
+    visitor.say(type="hello", network=network, webrtc=house.live.webrtc, weakest_blur=WEAKEST_BLUR)
     tasks = [asyncio.create_task(part(socket, house, visitor)) for part in (_listen, _speak, _report)]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -520,36 +529,51 @@ async def _live(socket: WebSocket, background: str = "") -> None:
 
 async def _listen(socket: WebSocket, house: _House, visitor: Visitor) -> None:
     """Take what a visitor sends until they leave, or send what nobody may."""
-    limits = house.options.limits
+    most = house.options.limits.frame_bytes
     while True:
-        try:
-            async with asyncio.timeout(limits.silence):
-                message = await socket.receive()
-        except TimeoutError:
-            await socket.close(1001, f"no frame for {limits.silence:g} s")
-            return
+        message = await socket.receive()
         if message["type"] == "websocket.disconnect":
             return
         data, text = message.get("bytes"), message.get("text")
         if data is not None:
-            if not 4 < len(data) <= limits.frame_bytes:
-                await socket.close(1009, f"a frame has from 5 to {limits.frame_bytes} bytes")
+            if not 4 < len(data) <= most:
+                await socket.close(1009, f"a frame has from 5 to {most} bytes")
                 return
             house.live.frame(visitor, int.from_bytes(data[:4], "big"), bytes(data[4:]))
         elif text is not None:
-            _obey(house, visitor, text)
+            _obey(socket, house, visitor, text)
 
 
-def _obey(house: _House, visitor: Visitor, text: str) -> None:
+def _obey(socket: WebSocket, house: _House, visitor: Visitor, text: str) -> None:
     """Do what a message asks for; what cannot be done changes nothing."""
     try:
-        wanted = json.loads(text)
-        if not isinstance(wanted, dict) or not isinstance(wanted.get("background"), str):
-            raise ValueError('a message is {"background": "…"}')
-        name = checked(wanted["background"])
-        house.live.dress(visitor, name, house.uploads.get(name))
+        match json.loads(text):
+            case {"background": str(background)}:
+                name = checked(background)
+                house.live.dress(visitor, name, house.uploads.get(name))
+            case {"offer": str(offer)}:
+                _negotiate(socket, house, visitor, offer)
+            case {"hangUp": True}:
+                house.live.hang_up(visitor)
+            case _:
+                raise ValueError('a message is {"background": "…"}, {"offer": "…"} or {"hangUp": true}')
     except (ValueError, RecursionError) as error:
         visitor.say(type="refused", reason="this is no JSON" if isinstance(error, json.JSONDecodeError) else str(error))
+
+
+def _negotiate(socket: WebSocket, house: _House, visitor: Visitor, offer: str) -> None:
+    """Pass on an offer of WebRTC, or answer why not."""
+    address, _ = socket.scope.get("server") or ("", 0)
+    client, _ = socket.scope.get("client") or ("", 0)
+    reason = ""
+    if len(offer) > house.options.limits.offer_bytes or len(re.findall("^m=", offer, re.M)) != 1:
+        reason = f"an offer is of one video, and has {house.options.limits.offer_bytes} characters at most"
+    elif wait := house.rates.wait(client):
+        reason = f"too many requests: wait {wait} s"
+    if reason:
+        visitor.say(type="answer", sdp="", reason=reason)
+    else:
+        house.live.offer(visitor, offer, address)
 
 
 async def _speak(socket: WebSocket, house: _House, visitor: Visitor) -> None:
@@ -564,10 +588,10 @@ async def _speak(socket: WebSocket, house: _House, visitor: Visitor) -> None:
 
 
 async def _report(socket: WebSocket, house: _House, visitor: Visitor) -> None:
-    """Tell a visitor every second how it goes."""
+    """Tell a visitor every second how it goes, until they are silent or there for too long."""
+    live, limits = house.live, house.options.limits
     while True:
         await asyncio.sleep(1)
-        live = house.live
         more: Mapping[str, Any] = {
             "network": "ready" if live.ready else "starting",
             "runtime": live.runtime,
@@ -575,3 +599,13 @@ async def _report(socket: WebSocket, house: _House, visitor: Visitor) -> None:
             "visitors": len(live.visitors),
         }
         visitor.say(type="stats", **visitor.stats(), **more)
+        now, code, reason = time.monotonic(), 0, ""
+        if now - visitor.heard > limits.silence:
+            code, reason = 1001, f"no frame for {limits.silence:g} s"
+        if now - visitor.began > limits.session:
+            code, reason = 1008, f"it may last {limits.session / 60:g} minutes; start again"
+        if code:
+            with suppress(TimeoutError):  # of one who does not listen any more
+                async with asyncio.timeout(5):
+                    await socket.close(code, reason)
+            return

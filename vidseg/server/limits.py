@@ -19,12 +19,14 @@ class Limits:
         picture_bytes, picture_pixels: Of a picture that is sent.
         video_bytes, video_pixels, video_seconds: Of a video that is sent; the pixels are those of one frame.
         frame_bytes, frame_pixels: Of a live frame.
+        offer_bytes: Of a description of a WebRTC connection.
         visitors: Live at a time.
         pictures: Being worked on or waiting at a time.
         jobs: The same for videos, of which one runs at a time.
         uploads: Backgrounds that are kept in memory at a time.
         kept: Seconds for which a finished job, or an upload that nobody uses, is kept.
         silence: Seconds without a frame after which a visitor has left.
+        session: Seconds that one live connection may last.
         patience: Seconds for the work on one picture.
         slack: Seconds that a video may take, for each second of it.
         arrival: Seconds in which a picture has to have arrived; a video gets ten times as many.
@@ -40,12 +42,14 @@ class Limits:
     video_seconds: float = 600.0
     frame_bytes: int = MEBI
     frame_pixels: int = 1280 * 720
+    offer_bytes: int = 32_768
     visitors: int = 8
     pictures: int = 4
     jobs: int = 4
     uploads: int = 32
     kept: float = 900.0
     silence: float = 60.0
+    session: float = 7200.0
     patience: float = 30.0
     slack: float = 30.0
     arrival: float = 30.0

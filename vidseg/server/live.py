@@ -36,6 +36,7 @@ class Visitor:
         self.under_way: dict[int, float] = {}
         self.waiting: tuple[int, bytes, float] | None = None
         self.shown = self.dropped = self.withheld = 0
+        self.began = self.heard = time.monotonic()
         self._times: deque[float] = deque(maxlen=120)
         self._took: deque[float] = deque(maxlen=60)
         self._newest: Answer | None = None
@@ -50,11 +51,16 @@ class Visitor:
     def show(self, frame: int, data: bytes, seconds: float) -> None:
         """Send a composite; one that could not be sent yet makes way."""
         self.dropped += self._newest is not None
-        self.shown += 1
-        self._times.append(time.monotonic())
-        self._took.append(seconds)
+        self.played(seconds)
         self._newest = Answer(frame, data)
         self._something.set()
+
+    def played(self, seconds: float) -> None:
+        """Take notice of a composite that took so long."""
+        self.shown += 1
+        self.heard = time.monotonic()
+        self._times.append(self.heard)
+        self._took.append(seconds)
 
     async def next(self) -> Answer:
         """Return what is to be sent, when there is something."""
@@ -97,6 +103,8 @@ class Live:
         self._process: Process | None = None
         self._task: asyncio.Task[None] | None = None
         self.runtime = self.model = ""
+        self.webrtc = False
+        self.peers = 0
         self.cpu = 0.0
 
     @property
@@ -141,10 +149,23 @@ class Live:
 
     def frame(self, visitor: Visitor, number: int, data: bytes) -> None:
         """Take a frame; if the worker has enough of this visitor, an older one that waits makes way."""
+        visitor.heard = time.monotonic()
         if visitor.waiting is not None:
             self._drop(visitor)
         visitor.waiting = number, data, time.monotonic()
         self._feed(visitor)
+
+    def offer(self, visitor: Visitor, offer: str, address: str) -> None:
+        """Answer a visitor's offer of WebRTC by a message; they have reached us at ``address``."""
+        if self._process is None or not self.webrtc:
+            visitor.say(type="answer", sdp="", reason="there is no WebRTC now" if self.ready else "it is starting")
+        else:
+            self._process.post({"do": "offer", "visitor": visitor.number, "address": address}, offer.encode())
+
+    def hang_up(self, visitor: Visitor) -> None:
+        """End a visitor's WebRTC."""
+        if self._process is not None:
+            self._process.post({"do": "hang up", "visitor": visitor.number})
 
     def _drop(self, visitor: Visitor) -> None:
         visitor.waiting = None
@@ -171,11 +192,13 @@ class Live:
             try:
                 ready, _ = await process.receive()
                 self.runtime, self.model = str(ready["ready"]), str(ready["model"])
+                self.webrtc = bool(ready["webrtc"])
                 self._process, pause = process, 0.5
                 for visitor in self.visitors.values():
                     visitor.under_way.clear()
                     self._introduce(process, visitor)
                     self._feed(visitor)
+                    visitor.say(type="network", network="ready", webrtc=self.webrtc)
                 while True:
                     self._take(*await process.receive())
             except (WorkerGoneError, KeyError, TypeError) as error:
@@ -183,6 +206,7 @@ class Live:
                 self._metrics.count("vidseg_worker_restarts_total")
             finally:
                 self._process = None
+                self.peers = 0
                 await process.end()
             for visitor in self.visitors.values():
                 visitor.say(type="withheld", reason="the server is starting its network again")
@@ -194,6 +218,9 @@ class Live:
         if "cpu" in header:
             self.cpu = float(header["cpu"])
             return
+        if "peers" in header:
+            self.peers = int(header["peers"])
+            return
         visitor = self.visitors.get(header["visitor"])
         if visitor is None:
             return
@@ -203,8 +230,23 @@ class Live:
         if "background" in header:
             visitor.say(type="background", background=str(header["background"]))
             return
+        if "answer" in header:
+            visitor.say(type="answer", sdp=payload.decode("utf-8", "replace"), reason=str(header["answer"]))
+            return
+        if "hung" in header:
+            visitor.say(type="hung", reason=str(header["hung"]))
+            return
+        if "played" in header:
+            seconds, dropped = float(header["played"]), int(header["dropped"])
+            visitor.dropped += dropped
+            visitor.played(seconds)
+            self._metrics.count("vidseg_frames_total", {"result": "shown"})
+            if dropped:
+                self._metrics.count("vidseg_frames_total", {"result": "dropped"}, dropped)
+            self._metrics.took(seconds)
+            return
         number = header["frame"]
-        since = visitor.under_way.pop(number, None)
+        since = time.monotonic() if number is None else visitor.under_way.pop(number, None)
         if since is not None and payload:
             seconds = time.monotonic() - since
             self._metrics.count("vidseg_frames_total", {"result": "shown"})

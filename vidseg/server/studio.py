@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -28,20 +28,20 @@ _FAILURES = 30
 
 
 class Shot(NamedTuple):
-    """A live frame as it has come: a JPEG."""
+    """A live frame as it has come: a JPEG, or decoded."""
 
     visitor: int
-    data: bytes
+    data: bytes | Frame
 
 
 class Shown(NamedTuple):
-    """What a visitor gets for a frame: a JPEG, or nothing and the reason.
+    """What a visitor gets for a frame: the composite, of the kind that was sent; or no bytes and the reason.
 
     Attributes:
         fault: Whether what was sent is no frame, which its sender has to mend.
     """
 
-    data: bytes
+    data: bytes | Frame
     reason: str = ""
     fault: bool = False
 
@@ -51,11 +51,21 @@ class _Place:
     """What is kept of a visitor: in memory, until they leave."""
 
     background: Background
-    read: JpegReader
+    jpegs: JpegReader
     write: JpegWriter = field(default_factory=JpegWriter)
     guard: Guard = field(default_factory=Guard)
     smoother: Smoother = field(default_factory=Smoother)
     size: Size = (0, 0)
+
+    def read(self, data: bytes | Frame, now: int) -> Frame:
+        """Return a frame at the time ``now``, by whichever way it has come.
+
+        Raises:
+            SourceError: It is no JPEG that is taken.
+        """
+        if isinstance(data, Frame):
+            return replace(data, pts=now, time_base=_TIME_BASE)
+        return self.jpegs(data, now, _TIME_BASE)
 
 
 class Studio:
@@ -116,7 +126,7 @@ class Studio:
                 shown[index] = Shown(b"", "the visitor has left")
                 continue
             try:
-                frame = place.read(shot.data, now, _TIME_BASE)
+                frame = place.read(shot.data, now)
             except SourceError as error:
                 shown[index] = Shown(b"", str(error), True)
                 continue
@@ -139,12 +149,13 @@ class Studio:
             return [Shown(b"", "the network has failed") for _ in group]
         self._failures = 0
         places = [self._places[shots[index].visitor] for index, _ in group]
+        jpegs = [isinstance(shots[index].data, bytes) for index, _ in group]
         if len(group) == 1:
-            return [_made(places[0], frames[0], mattes[0])]
-        return list(self._pool.map(_made, places, frames, mattes))
+            return [_made(places[0], frames[0], mattes[0], jpegs[0])]
+        return list(self._pool.map(_made, places, frames, mattes, jpegs))
 
 
-def _made(place: _Place, frame: Frame, matte: Matte) -> Shown:
+def _made(place: _Place, frame: Frame, matte: Matte, jpeg: bool) -> Shown:
     """Return what becomes of one frame with its mask."""
     try:
         if frame.size != place.size:  # the phone was turned
@@ -153,7 +164,8 @@ def _made(place: _Place, frame: Frame, matte: Matte) -> Shown:
             place.size = frame.size
         place.guard(matte.alpha, matte.guide)
         alpha = place.smoother(settle(matte.alpha), matte.guide, frame.time)
-        return Shown(place.write(compose(frame, Matte(alpha, matte.guide), place.background)))
+        shown = compose(frame, Matte(alpha, matte.guide), place.background)
+        return Shown(place.write(shown) if jpeg else shown)
     except Exception as error:
         if not isinstance(error, VidsegError):
             log.error("A frame is not shown", exc_info=error)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vidseg.errors import SourceError, VidsegError
+from vidseg.frame import Frame
 from vidseg.server.wire import Header, packed, read
 
 if TYPE_CHECKING:
@@ -30,10 +31,13 @@ if TYPE_CHECKING:
     from vidseg.pipeline import Progress
     from vidseg.segmenter import Segmenter
     from vidseg.server.backdrops import Rgb
+    from vidseg.server.peers import Peers
     from vidseg.server.studio import Shot
 
 log = logging.getLogger(__name__)
 
+Message = tuple[Header, Any]
+"""What is to be done, and its bytes; a frame of a peer comes decoded, from this process itself."""
 _LARGEST_BACKDROP = 1080, 1920
 _SILENCE = 2.0
 """Seconds between two reports of the load while frames come."""
@@ -46,7 +50,7 @@ class _Line:
         self._out: BinaryIO = os.fdopen(os.dup(1), "wb", buffering=0)
         os.dup2(2, 1)  # what a library prints must not be taken for a message
         self._lock = threading.Lock()
-        self.messages: queue.SimpleQueue[tuple[Header, bytes]] = queue.SimpleQueue()
+        self.messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
         threading.Thread(target=self._read, name="vidseg-messages", daemon=True).start()
 
     def send(self, header: Header, payload: bytes = b"") -> None:
@@ -107,8 +111,9 @@ def _live(line: _Line, options: Header) -> None:
     studio = Studio(segmenter, options["pixels"])
     for size in ((480, 640), (360, 640), (640, 360)):
         _warm(segmenter, size)
+    peers = _peers(line, options["pixels"])
     restrict(memory=options["memory"], written=0)
-    line.send({"ready": segmenter.runtime, "model": segmenter.model})
+    line.send({"ready": segmenter.runtime, "model": segmenter.model, "webrtc": peers is not None})
     load = _Load(line)
     while True:
         shots: list[tuple[Header, Shot]] = []
@@ -118,8 +123,13 @@ def _live(line: _Line, options: Header) -> None:
             match header["do"]:
                 case "background":
                     _dress(line, studio, visitor, header, payload)
-                case "leave":
-                    studio.leave(visitor)
+                case "offer" if peers is not None:
+                    peers.answer(visitor, payload.decode(), header["address"])
+                case "hang up" | "leave":
+                    if peers is not None:
+                        peers.leave(visitor)
+                    if header["do"] == "leave":
+                        studio.leave(visitor)
                 case "frame":
                     shots.append((header, Shot(visitor, payload)))
         while shots:  # of each visitor one at a time, in order
@@ -129,12 +139,30 @@ def _live(line: _Line, options: Header) -> None:
             start = time.perf_counter()
             for (header, shot), shown in zip(batch, studio([shot for _, shot in batch]), strict=True):
                 answer = {"visitor": shot.visitor, "frame": header["frame"], "reason": shown.reason}
+                data = b"" if isinstance(shown.data, Frame) else shown.data
+                if peers is not None and isinstance(shot.data, Frame):
+                    peers.made(shot.visitor, shown.data if isinstance(shown.data, Frame) else None)
+                    if not shown.reason:
+                        continue
                 seconds = time.perf_counter() - start
-                line.send({**answer, "fault": shown.fault, "seconds": seconds, "batch": len(batch)}, shown.data)
+                line.send({**answer, "fault": shown.fault, "seconds": seconds, "batch": len(batch)}, data)
             load.tell(len(studio))
 
 
-def _all(messages: queue.SimpleQueue[tuple[Header, bytes]]) -> list[tuple[Header, bytes]]:
+def _peers(line: _Line, pixels: int) -> Peers | None:
+    """Return what takes frames by WebRTC, if the library is there."""
+    try:
+        from vidseg.server.peers import Peers
+    except ImportError:
+        return None
+
+    def take(visitor: int, frame: Frame) -> None:
+        line.messages.put(({"do": "frame", "visitor": visitor, "frame": None}, frame))
+
+    return Peers(pixels, take, line.send)
+
+
+def _all(messages: queue.SimpleQueue[Message]) -> list[Message]:
     """Return all messages that wait, at least one."""
     waiting = [messages.get()]
     with suppress(queue.Empty):
@@ -162,7 +190,7 @@ def _warm(segmenter: Segmenter, size: Size) -> None:
 
     from vidseg.backgrounds import BlurBackground
     from vidseg.compositor import Compositor
-    from vidseg.frame import Frame, allocate
+    from vidseg.frame import allocate
     from vidseg.server.jpeg import JFIF
 
     planes = allocate(size)
@@ -262,7 +290,7 @@ def _laundered(path: str, pixels: int) -> bytes:
     """Return a picture as a JPEG that we have written, no larger than any frame needs it."""
     from vidseg.backgrounds import fit_frame
     from vidseg.decoding import read_picture
-    from vidseg.frame import Frame, allocate
+    from vidseg.frame import allocate
     from vidseg.server.jpeg import JFIF, JpegWriter
     from vidseg.sources.pictures import to_frame
 

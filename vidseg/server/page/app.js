@@ -1,4 +1,6 @@
-// The page's camera goes to the server as JPEGs over a WebSocket; composites come back the same way.
+// The page's camera goes to the server by WebRTC, and composites come back that way. Until it is connected, and where it
+// cannot be, both go as JPEGs over the WebSocket that also carries the messages.
+const UNREACHED = 10000; // milliseconds after which WebRTC is given up
 const UNDER_WAY = 3; // frames that may be on their way at a time: more would only wait
 const LONGER = 640; // pixels of a frame's longer side
 const QUALITY = 0.85;
@@ -6,12 +8,16 @@ const $ = (id) => document.getElementById(id);
 
 const camera = $("camera");
 const result = $("result");
-const picture = result.getContext("2d", { alpha: false });
+const drawn = $("drawn");
+const picture = drawn.getContext("2d", { alpha: false });
 const grab = document.createElement("canvas");
 const taken = grab.getContext("2d", { alpha: false });
 
 let stream = null; // of the camera
 let socket = null;
+let peer = null; // the connection by WebRTC, which may not be there yet
+let byPeer = false; // whether composites come by it
+let before = null; // its counts of a second ago
 let run = 0; // counts starts, so that what is late from an earlier one is ignored
 let number = 0;
 let sent = new Map(); // moment of capture by number
@@ -136,13 +142,14 @@ async function start() {
 function stop(text) {
   run++;
   stopRecording();
+  hangUp();
   stream?.getTracks().forEach((track) => track.stop());
   stream = camera.srcObject = null;
   socket?.close();
   socket = null;
   $("start").textContent = "Start the camera";
   $("record").disabled = true;
-  for (const id of ["fps", "latency", "server", "cpu", "dropped"]) $(id).textContent = "–";
+  for (const id of ["fps", "latency", "server", "cpu", "dropped", "way"]) $(id).textContent = "–";
   cover("Start the camera to see yourself here.");
   say(text);
 }
@@ -160,6 +167,7 @@ function connect() {
   });
   mine.addEventListener("close", ({ code, reason }) => {
     if (mine !== socket || !stream) return;
+    hangUp();
     cover("The server does not answer.");
     if (code === 1008 || code === 1013) return stop(`The server has closed the connection: ${reason}.`);
     say("The connection is lost; trying again …", true);
@@ -170,9 +178,14 @@ function connect() {
 }
 
 function heard(message) {
-  if (message.type === "hello") {
+  if (message.type === "hello" || message.type === "network") {
     retry = 500;
     say(message.network === "ready" ? "The camera is on." : "The server is starting its network …");
+    if (message.webrtc) call();
+  } else if (message.type === "answer") {
+    answered(message);
+  } else if (message.type === "hung") {
+    hangUp();
   } else if (message.type === "refused") {
     say(`The background stays as it is: ${message.reason}`, true);
   } else if (message.type === "background") {
@@ -181,28 +194,122 @@ function heard(message) {
     sent.delete(message.frame);
     if (performance.now() - lastShown > 500) cover(`Not shown: ${message.reason}`);
   } else if (message.type === "stats") {
-    $("fps").textContent = message.fps.toFixed(1);
-    $("server").textContent = message.server_ms === null ? "–" : `${message.server_ms.toFixed(0)} ms`;
-    $("cpu").textContent = message.cpu.toFixed(2);
-    $("dropped").textContent = message.dropped;
-    const middle = delays.sort((a, b) => a - b)[delays.length >> 1];
-    $("latency").textContent = middle === undefined ? "–" : `${middle.toFixed(0)} ms`;
-    delays = [];
+    stats(message);
   }
+}
+
+async function stats({ fps, server_ms: server, cpu, dropped }) {
+  const delay = byPeer ? await peerDelay(server) : delays.sort((a, b) => a - b)[delays.length >> 1];
+  delays = [];
+  if (!stream) return;
+  const ms = (value) => (Number.isFinite(value) ? `${value.toFixed(0)} ms` : "–");
+  $("fps").textContent = fps.toFixed(1);
+  $("server").textContent = ms(server ?? NaN);
+  $("cpu").textContent = cpu.toFixed(2);
+  $("dropped").textContent = dropped;
+  $("latency").textContent = ms(delay);
+  $("way").textContent = byPeer ? "WebRTC" : "WebSocket";
 }
 
 async function show(data) {
   const id = new DataView(data).getUint32(0);
   const bitmap = await createImageBitmap(new Blob([data.slice(4)], { type: "image/jpeg" }));
-  if (!stream) return bitmap.close();
-  if (result.width !== bitmap.width || result.height !== bitmap.height) [result.width, result.height] = [bitmap.width, bitmap.height];
+  if (!stream || byPeer) return bitmap.close();
+  if (drawn.width !== bitmap.width || drawn.height !== bitmap.height) [drawn.width, drawn.height] = [bitmap.width, bitmap.height];
   picture.drawImage(bitmap, 0, 0);
   bitmap.close();
-  lastShown = performance.now();
+  uncover();
   if (sent.has(id)) delays.push(lastShown - sent.get(id));
   for (const old of sent.keys()) if (old <= id) sent.delete(old);
+}
+
+function uncover() {
+  lastShown = performance.now();
   $("cover").hidden = true;
-  $("record").disabled = false;
+  $("record").disabled = peer !== null && !byPeer; // a clip would end when the way changes
+}
+
+// --- WebRTC
+
+async function call() {
+  hangUp();
+  if (!window.RTCPeerConnection || !stream) return;
+  const [track] = stream.getVideoTracks();
+  const { width = LONGER, height = LONGER } = track.getSettings();
+  const encoding = { scaleResolutionDownBy: Math.max(1, Math.max(width, height) / LONGER), maxBitrate: 2_500_000 };
+  const mine = (peer = new RTCPeerConnection());
+  mine.addEventListener("connectionstatechange", () => {
+    if (mine === peer && ["disconnected", "failed", "closed"].includes(mine.connectionState)) giveUp();
+  });
+  mine.addEventListener("track", ({ receiver, track: composites }) => {
+    if (mine !== peer) return;
+    receiver.jitterBufferTarget = 0;
+    result.srcObject = new MediaStream([composites]);
+    result.play().catch(() => {}); // it has ended before it began
+    const seen = () => {
+      if (mine !== peer) return;
+      if (!byPeer) {
+        byPeer = drawn.hidden = true;
+        sent.clear();
+      }
+      uncover();
+      result.requestVideoFrameCallback(seen);
+    };
+    result.requestVideoFrameCallback(seen);
+  });
+  try {
+    const { sender } = mine.addTransceiver(track, { direction: "sendrecv", streams: [stream], sendEncodings: [encoding] });
+    await mine.setLocalDescription();
+    const parameters = sender.getParameters();
+    parameters.degradationPreference = "maintain-resolution"; // a mask of fewer pixels is worse than fewer masks
+    await sender.setParameters(parameters).catch(() => {});
+  } catch (error) {
+    console.warn(error);
+    if (mine === peer) hangUp();
+    return;
+  }
+  if (mine !== peer || socket?.readyState !== WebSocket.OPEN) return;
+  socket.send(JSON.stringify({ offer: mine.localDescription.sdp }));
+  setTimeout(() => { if (mine === peer && mine.connectionState !== "connected") giveUp(); }, UNREACHED);
+}
+
+async function answered({ sdp }) {
+  const mine = peer;
+  if (!sdp) return hangUp();
+  try {
+    await mine?.setRemoteDescription({ type: "answer", sdp });
+  } catch (error) {
+    console.warn(error);
+    if (mine === peer) giveUp();
+  }
+}
+
+function giveUp() {
+  hangUp();
+  if (socket?.readyState === WebSocket.OPEN) socket.send(JSON.stringify({ hangUp: true }));
+}
+
+function hangUp() {
+  if (!peer) return;
+  if (byPeer) stopRecording();
+  peer.close();
+  peer = before = result.srcObject = null;
+  byPeer = drawn.hidden = false;
+  picture.clearRect(0, 0, drawn.width, drawn.height);
+}
+
+// Returns milliseconds from the camera to the screen: encoding here, the way there and back, the server, decoding here.
+async function peerDelay(server) {
+  const now = { encode: [0, 0], play: [0, 0], way: 0 };
+  for (const one of (await peer.getStats()).values()) {
+    if (one.type === "outbound-rtp") now.encode = [one.totalEncodeTime, one.framesEncoded];
+    if (one.type === "inbound-rtp") now.play = [one.totalProcessingDelay, one.framesDecoded];
+    if (one.type === "candidate-pair" && one.nominated) now.way = one.currentRoundTripTime ?? 0;
+  }
+  const lately = (name) => (now[name][0] - (before?.[name][0] ?? 0)) / (now[name][1] - (before?.[name][1] ?? 0));
+  const delay = 1000 * (lately("encode") + lately("play") + now.way) + (server ?? NaN);
+  before = now;
+  return delay;
 }
 
 function next(mine) {
@@ -220,7 +327,7 @@ function next(mine) {
 async function send(mine) {
   const now = performance.now();
   for (const [id, moment] of sent) if (now - moment > 3000) sent.delete(id);
-  if (socket?.readyState !== WebSocket.OPEN || sent.size >= UNDER_WAY || socket.bufferedAmount > 1e6 || !camera.videoWidth) return;
+  if (byPeer || socket?.readyState !== WebSocket.OPEN || sent.size >= UNDER_WAY || socket.bufferedAmount > 1e6 || !camera.videoWidth) return;
   const scale = Math.min(1, LONGER / Math.max(camera.videoWidth, camera.videoHeight));
   const [width, height] = [camera.videoWidth, camera.videoHeight].map((side) => Math.max(32, Math.round((side * scale) / 2) * 2));
   if (grab.width !== width || grab.height !== height) [grab.width, grab.height] = [width, height];
@@ -232,7 +339,7 @@ async function send(mine) {
   new DataView(data.buffer).setUint32(0, number);
   data.set(new Uint8Array(await blob.arrayBuffer()), 4);
   sent.set(number, now);
-  if (mine === run && socket?.readyState === WebSocket.OPEN) socket.send(data);
+  if (mine === run && !byPeer && socket?.readyState === WebSocket.OPEN) socket.send(data);
 }
 
 $("mirror").addEventListener("change", () => document.querySelector(".pictures").classList.toggle("mirrored", $("mirror").checked));
@@ -246,7 +353,7 @@ $("record").addEventListener("click", () => (recorder ? stopRecording() : record
 function record() {
   const type = ["video/mp4;codecs=avc1.42E01E", "video/webm;codecs=vp9", "video/webm"].find((one) => MediaRecorder.isTypeSupported(one));
   const parts = [];
-  recorder = new MediaRecorder(result.captureStream(30), { mimeType: type, videoBitsPerSecond: 4e6 });
+  recorder = new MediaRecorder(byPeer ? result.srcObject : drawn.captureStream(30), { mimeType: type, videoBitsPerSecond: 4e6 });
   recorder.addEventListener("dataavailable", ({ data }) => data.size && parts.push(data));
   recorder.addEventListener("stop", () => {
     const url = URL.createObjectURL(new Blob(parts, { type: type.split(";")[0] }));
