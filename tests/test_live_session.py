@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import sys
 import threading
 from dataclasses import replace
 from fractions import Fraction
@@ -554,6 +555,31 @@ def test_latency_has_the_last_seconds_and_all():
     assert latency.recent()["x"]["p50"] == pytest.approx(100, rel=0.05)
     assert latency.percentiles()["x"]["p50"] == pytest.approx(10, rel=0.05)
     assert latency.percentiles()["x"]["p99"] == pytest.approx(100, rel=0.05)
+
+
+def test_latency_is_read_while_others_measure():
+    latency = Latency()
+    ended = threading.Event()
+
+    def measure():
+        for step in range(10_000):  # each in a bucket that was not there before
+            latency.add("x", 1e-7 * 1.04**step)
+        ended.set()
+
+    for step in range(1000):
+        latency.add("x", 1e-7 * 1.04**step)
+    latency._began -= 60  # two windows are read
+    thread = threading.Thread(target=measure)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        thread.start()
+        while not ended.is_set():
+            latency.recent()
+    finally:
+        sys.setswitchinterval(interval)
+        thread.join()
+    assert sum(latency._counts["x"].values()) == 11_000
 
 
 def test_a_card_is_of_its_kind_and_says_something():
