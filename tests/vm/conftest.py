@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,11 @@ if "VIDSEG_IN_GUEST" not in os.environ:
     collect_ignore_glob = ["test_*.py"]
 
 CAMERA, VIRTUAL, FEED = "/dev/video0", "/dev/video10", "/dev/video11"
+BARS = [
+    *((180, 128, 128), (162, 44, 142), (131, 156, 44), (112, 72, 58)),
+    *((84, 184, 198), (65, 100, 212), (35, 212, 114), (16, 128, 128)),
+]
+"""Bars of 75 %, white to black, in BT.601 of limited range (ITU-R BT.801), as vivid shows them."""
 _DRIVER = Path("/sys/bus/platform/drivers/vivid")
 
 
@@ -37,7 +43,20 @@ def plug() -> Iterator[Plug]:
         Plug().put()
 
 
-def wait_for(done: Callable[[], object], what: str, seconds: float = 60) -> None:
+@pytest.fixture(scope="session")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the shipped network for pictures so small that an emulated processor keeps up."""
+    folder = tmp_path_factory.mktemp("network")
+    for path in (Path(__file__).parents[2] / "engines" / "unet-s").iterdir():
+        (folder / path.name).symlink_to(path)
+    manifest = folder / "manifest.toml"
+    text = manifest.read_text("utf-8")
+    manifest.unlink()
+    manifest.write_text(re.sub(r"^sizes = .*$", "sizes = [[64, 64]]", text, flags=re.MULTILINE), "utf-8")
+    return folder
+
+
+def wait_for(done: Callable[[], object], what: str, seconds: float = 300) -> None:
     """Wait until ``done``; the machine is emulated and slow, so generously."""
     until = time.monotonic() + seconds
     while not done():

@@ -1,8 +1,9 @@
-"""Another process that feeds a virtual camera: one colour, over and over."""
+"""Another process that feeds a virtual camera: one colour or a clip, over and over."""
 
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import subprocess
 import sys
@@ -18,18 +19,20 @@ COLOR = (150, 90, 190)
 
 
 class Feed:
-    """Feeds ``path`` with one colour until it is stopped.
+    """Feeds ``path`` until it is stopped.
 
     Args:
         path: Of a v4l2loopback device.
         packing: ``mjpeg`` or ``yuyv``.
         size: ``(height, width)``.
+        clip: An MJPEG file of that size, shown over and over; None is one picture of ``COLOR``.
     """
 
     color = COLOR
 
-    def __init__(self, path: str, packing: str, size: Size) -> None:
+    def __init__(self, path: str, packing: str, size: Size, clip: Path | None = None) -> None:
         command = [sys.executable, str(Path(__file__)), path, packing, str(size[0]), str(size[1])]
+        command += [str(clip)] if clip is not None else []
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == b"feeding\n"
@@ -70,17 +73,24 @@ def picture(packing: str, size: Size) -> bytes:
     return bytes((encoder.encode(planes) + encoder.encode(None))[0])
 
 
-def main(path: str, packing: str, height: str, width: str) -> None:
+def pictures(clip: str) -> list[bytes]:
+    """Return the JPEGs of a file."""
+    import av
 
+    with av.open(clip, format="mjpeg") as container:
+        return [bytes(packet) for packet in container.demux(video=0) if packet.size]
+
+
+def main(path: str, packing: str, height: str, width: str, clip: str = "") -> None:
     from vidseg.v4l2 import OUTPUT, VideoDevice
 
     size = int(height), int(width)
-    data = picture(packing, size)
+    shown = pictures(clip) if clip else [picture(packing, size)]
     with VideoDevice(path) as device:
         device.set_format({"mjpeg": "MJPG", "yuyv": "YUYV"}[packing], size, OUTPUT)
         device.claim()
         said = False
-        while True:
+        for data in itertools.cycle(shown):
             try:
                 os.write(device.fd, data)
             except OSError as error:

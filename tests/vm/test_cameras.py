@@ -13,7 +13,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from vm import CAMERA, FEED, VIRTUAL, wait_for
+from vm import BARS, CAMERA, FEED, VIRTUAL, wait_for
 
 from tests.vm.feeding import Feed
 from vidseg.errors import DeviceUnavailableError, SourceError
@@ -23,11 +23,6 @@ from vidseg.sources.v4l2 import V4L2Source
 from vidseg.v4l2 import VideoDevice
 
 SMALL = (360, 640)
-# Bars of 75 %, white to black, in BT.601 of limited range (ITU-R BT.801).
-BARS = [
-    *((180, 128, 128), (162, 44, 142), (131, 156, 44), (112, 72, 58)),
-    *((84, 184, 198), (65, 100, 212), (35, 212, 114), (16, 128, 128)),
-]
 
 
 def bars(frame):

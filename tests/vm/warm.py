@@ -12,7 +12,8 @@ from vidseg.sources.v4l2 import halve, unpack
 from vidseg.v4l2 import PixelFormat
 
 for fourcc, size in {"YUYV": 2, "NV12": 2, "YU12": 2}.items():
-    unpack(np.zeros(64 * 64 * size, np.uint8), PixelFormat(fourcc, (64, 64), 64 * (2 if fourcc == "YUYV" else 1), 0))
+    data = np.frombuffer(bytes(64 * 64 * size), np.uint8)  # read-only, as a driver's buffers are: another overload
+    unpack(data, PixelFormat(fourcc, (64, 64), 64 * (2 if fourcc == "YUYV" else 1), 0))
 halve(np.zeros((64, 32), np.uint8))
 
 # The whole, as y4m on standard output: the background alone at first, until a person stands before it.
