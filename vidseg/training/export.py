@@ -135,7 +135,7 @@ def export(
         raise ValueError("int8 is calibrated on real pictures: give some, or leave it out")
     out = Path(os.path.abspath(out))
     check_target(out, overwrite)
-    weights = read_weights(source)
+    weights = read_weights(source).halved()  # half the size, in the repository and in the wheel
     net = weights.network()
     if odd := [size for size in sizes if min(size) < 1 or size[0] % _multiple(net) or size[1] % _multiple(net)]:
         raise SizeError(f"heights and widths must be multiples of {_multiple(net)}: {odd}")
@@ -453,7 +453,7 @@ def _template(spec: ModelSpec, net: nn.Module) -> str:
     sizes = ", ".join(f"{width}x{height}" for height, width in spec.sizes)
     shape = ", ".join(f"{channels} channels at 1/{stride}" for channels, stride in spec.states)
     answer = f"`classes`, float32 (N, {len(spec.classes)}, H, W): {', '.join(spec.classes)}" if spec.classes else ""
-    names = {"weights": "float32, as trained", "onnx-fp32": "float32", "onnx-fp16": "float16 but for the ends"}
+    names = {"weights": "as trained, rounded to float16", "onnx-fp32": "float32", "onnx-fp16": "float16 but for the ends"}
     names["onnx-int8"] = "8 bits (QDQ): activations uint8 by tensor, weights 7-bit by channel, logits and states float"
     return "\n".join(
         [
