@@ -7,6 +7,7 @@ another one has them. Of MediaPipe's and RobustVideoMatting's networks the real 
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 
 from vidseg.checking import check
 from vidseg.cli.main import main
-from vidseg.engine import load_spec
+from vidseg.engine import load_spec, open_engine
 from vidseg.foreign import open_foreign, spec_of, template
 
 onnx = pytest.importorskip("onnx", reason="onnx, which makes the files, is not installed")
@@ -31,7 +32,7 @@ HALF, FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT
 def made(path, inputs, outputs, kind=FLOAT, bright=0.5, logits=False):
     """Write a network with these ends: its masks say how much brighter than ``bright`` a place is, 0 to 1 or as logits.
 
-    Of what has several channels, each is the same; states go out as they came in.
+    States go out as they came in. Features have one channel, whatever is said of them.
     """
     (src, shape), *rest = inputs.items()
     last = shape[3] == 3
@@ -44,7 +45,7 @@ def made(path, inputs, outputs, kind=FLOAT, bright=0.5, logits=False):
         if out.endswith("o") and f"{out[:-1]}i" in inputs:
             nodes.append(helper.make_node("Identity", [f"{out[:-1]}i"], [out]))
             continue
-        channels = next((extent for extent in answer[1::2] if isinstance(extent, int) and extent < 128), 1)
+        channels = next((extent for extent in answer[1::2] if isinstance(extent, int) and extent < 3), 1)
         # 20 times the mean of three channels less ``bright``; of two classes the first is the opposite.
         sign = np.ones(channels)
         sign[0] = -1 if channels == 2 else 1
@@ -147,7 +148,7 @@ def _hurried(monkeypatch):
 def public(request, tmp_path):
     inputs, outputs, wanted = PUBLIC[request.param]
     name = request.param.partition(",")[0]
-    return name, made(tmp_path / "net.onnx", inputs, outputs, logits=name == "BiRefNet"), wanted
+    return name, made(tmp_path / "net.onnx", inputs, outputs, bright=0, logits=name == "BiRefNet"), wanted
 
 
 def test_recognised(public):
@@ -162,6 +163,45 @@ def test_recognised(public):
     assert spec.size_for((480, 640)) == wanted["size"]
     assert len(spec.states) == wanted.get("states", 0)
     assert spec.classes == (("background", "person") if name == "PP-HumanSeg" else ())
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("name", PUBLIC)
+def test_used_as_it_wants_to_be(name, runtime, tmp_path):
+    """People are bright: the alpha is high where the picture is, whatever its output is called and looks like."""
+    pytest.importorskip(runtime)
+    inputs, outputs, wanted = PUBLIC[name]
+    small = [
+        {end: tuple(128 if extent == 1024 else extent for extent in shape) for end, shape in ends.items()}
+        for ends in (inputs, outputs)
+    ]
+    path = made(tmp_path / "net.onnx", *small, bright=0, logits=name == "BiRefNet")
+    with closing(open_engine(path, runtime, threads=1)) as engine:
+        src = np.full((1, 3, *engine.size), -2, np.float32)
+        src[:, :, : engine.size[0] // 2] = 2
+        state = ()
+        for _ in range(2):
+            alpha, state = engine.infer(src, state)
+    assert len(state) == wanted.get("states", 0)
+    assert alpha[0, : engine.size[0] // 2].min() > 0.99
+    assert alpha[0, engine.size[0] // 2 :].max() < 0.01
+
+
+@pytest.mark.parametrize("name", ["RobustVideoMatting", "BiRefNet"])
+def test_those_of_half_precision(name, tmp_path):
+    """Both are published in float16, too; of RobustVideoMatting's inputs the ratio stays float32."""
+    inputs, outputs, _ = PUBLIC[name]
+    path = made(tmp_path / "net.onnx", inputs, outputs, HALF, bright=0, logits=name == "BiRefNet")
+    foreign = open_foreign(path)
+    assert foreign.contract is not None
+    assert foreign.contract.name == name
+    assert spec_of(foreign).wiring.half
+    pytest.importorskip("onnxruntime")
+    with closing(open_engine(path, "onnxruntime", threads=1)) as engine:
+        picture = np.full((1, 3, *engine.size), 2, np.float32)
+        alpha, state = engine.infer(picture, engine.infer(picture)[1])
+    assert {part.dtype for part in (alpha, *state)} == {np.dtype(np.float32)}
+    assert alpha.min() > 0.99
 
 
 def test_the_template_says_the_same(public):
@@ -267,6 +307,12 @@ class TestCheck:
         assert "1 channels of float32 should come out" in told["error"]
         assert '# classes = ["background", "person"]' in told["template"]
         assert told["outputs"] == {"out": "float32 [1, 5, 96, 128]"}
+
+    def test_no_class_is_a_person(self, tmp_path, capsys):
+        path = made(tmp_path / "net.onnx", {"in": (1, 3, 96, 128)}, {"out": (1, 2, 96, 128)})
+        path.with_suffix(".toml").write_text('classes = ["cat", "dog"]')
+        assert main(["models", "check", str(path)]) == 1
+        assert "net does not know person: choose of cat, dog" in capsys.readouterr().err
 
     def test_only_the_template(self, tmp_path, capsys):
         path = self.path(tmp_path)

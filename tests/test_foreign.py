@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tomllib
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from vidseg.engine import load_spec, open_engine
 from vidseg.errors import EngineError, ModelMismatchError
+from vidseg.foreign import KEYS
 from vidseg.frame import Frame
 from vidseg.segmenter import Segmenter
 
@@ -408,6 +410,11 @@ class TestManifests:
                 [matte] = segmenter([Frame((y, grey, grey), time, Fraction(1, 30))])
                 seen.append(round(100 * float(matte.alpha.mean())))
         assert seen == [1, 2, 3, 1, 2, 1, 2]
+
+
+def test_the_documentation_has_every_key():
+    page = (Path(__file__).parent.parent / "docs" / "models.md").read_text("utf-8")
+    assert tomllib.loads(page.partition("```toml\n")[2].partition("```")[0]).keys() == KEYS
 
 
 class TestWeightsInOtherFiles:

@@ -1,26 +1,8 @@
 """Somebody's own ONNX file as a model: what its graph says, what a manifest beside it adds, and what fits.
 
-The manifest of ``my.onnx`` is ``my.toml`` beside it, or a ``manifest.toml`` there. Every key may be left out; what it
-does not say is taken from the file's metadata, where the values are JSON, then from the contract of a well-known
-network whose inputs and outputs the graph has (``vidseg.contracts``), then from the graph itself::
-
-    name = "my"
-    summary = "what it is, in a line"
-    licence = "MIT"
-    sha256 = "…"                        # or a table: by file, if weights lie beside it
-    input = "src"                       # the picture: float32 or float16
-    layout = "NCHW"                     # or NHWC
-    order = "RGB"                       # or BGR
-    range = [0, 1]                      # of its numbers before mean and std: [0, 255], [-1, 1]
-    mean = [0.0, 0.0, 0.0]              # (number - mean) / std goes in
-    std = [1.0, 1.0, 1.0]
-    multiple = 32                       # of height and width
-    sizes = [[288, 512], [512, 288]]    # height and width; the one whose shape is nearest to the video's is taken
-    output = "pha"                      # an alpha, or a channel for each of the classes
-    activation = "sigmoid"              # softmax or none; left out, it is found out by a picture
-    classes = ["room", "person"]        # in the order of the channels
-    states = [{input = "r1i", output = "r1o", channels = 16, stride = 2}]   # a size left out begins as one zero
-    scalars = {downsample_ratio = 0.6}
+The manifest of ``my.onnx`` is ``my.toml`` beside it, or a ``manifest.toml`` there; its keys are in docs/models.md. What
+it does not say is taken from the file's metadata, where the values are JSON, then from the contract of a well-known
+network whose inputs and outputs the graph has (``vidseg.contracts``), then from the graph itself.
 """
 
 from __future__ import annotations
@@ -45,7 +27,7 @@ SIZES: tuple[Size, ...] = ((288, 512), (512, 288), (384, 512), (512, 384), (512,
 """For networks that take any: those at which RobustVideoMatting works well, all multiples of 32."""
 MOST_EXTENT = 8192
 """Of height or width: what is more is a mistake, and would fill the memory."""
-_KEYS = {
+KEYS = {
     "name",
     "summary",
     "licence",
@@ -59,7 +41,8 @@ _KEYS = {
     "multiple",
     "sizes",
 }
-_KEYS |= {"output", "activation", "classes", "states", "scalars"}
+KEYS |= {"output", "activation", "classes", "states", "scalars"}
+"""Of a manifest."""
 _ALPHA_NAMES = ("pha", "alpha", "matte", "mask")
 RGB = tuple[float, float, float]
 _SCALAR_KINDS: dict[int, Literal["float32", "int32", "int64"]] = {1: "float32", 6: "int32", 7: "int64"}
@@ -152,16 +135,16 @@ def _manifest(path: Path) -> tuple[Path | None, dict[str, object]]:
         except ValueError as error:
             raise EngineError(f"{manifest} is not TOML: {error}", path=str(manifest)) from error
         if "files" not in beside:
-            if unknown := sorted(beside.keys() - _KEYS):
+            if unknown := sorted(beside.keys() - KEYS):
                 raise EngineError(
                     f"{manifest} says {', '.join(unknown)}, which no manifest of an ONNX file does: it knows "
-                    f"{', '.join(sorted(_KEYS))}",
+                    f"{', '.join(sorted(KEYS))}",
                     path=str(manifest),
                 )
             return manifest, beside
         files = beside["files"]
         if isinstance(files, dict) and path.name in files.values():  # one of several of that model
-            shipped = {key: value for key, value in beside.items() if key in _KEYS}
+            shipped = {key: value for key, value in beside.items() if key in KEYS}
             return manifest, shipped | {"name": f"{beside.get('name')}/{path.name}"}
     return None, {}
 

@@ -104,9 +104,9 @@ def _check(console: Console, model: str, runtime: str) -> None:
         console.answer(_read(foreign))
     try:
         report = check(load_spec(model) if foreign is None else foreign, runtime)
-    except (VidsegError, ValueError) as error:
-        if foreign is None or (isinstance(error, ValueError) and not isinstance(error, VidsegError)):
-            raise
+    except (VidsegError, ValueError) as error:  # the latter: of all its classes none is a person
+        if foreign is None:
+            raise console.fail(str(error)) from error
         manifest = template(foreign)
         console.answer(f"\n{manifest}")
         raise console.fail(str(error), **_facts(foreign), template=manifest) from error

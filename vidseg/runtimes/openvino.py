@@ -108,7 +108,10 @@ class OpenVinoEngine:
 
 def _fix_shapes(model: openvino.Model, spec: ModelSpec, size: Size) -> State:
     """Give every input of ``model`` its one shape, for which OpenVINO compiles it; returns the blank state."""
+    left = {name for end in model.inputs for name in end.names}  # without those that the graph does not use
     for name, value in scalars(spec).items():
+        if name not in left:
+            continue
         constant = openvino.opset13.constant(value)
         parameter = model.input(name).get_node()
         parameter.output(0).replace(constant.output(0))
