@@ -453,7 +453,7 @@ def _template(spec: ModelSpec, net: nn.Module) -> str:
     sizes = ", ".join(f"{width}x{height}" for height, width in spec.sizes)
     shape = ", ".join(f"{channels} channels at 1/{stride}" for channels, stride in spec.states)
     answer = f"`classes`, float32 (N, {len(spec.classes)}, H, W): {', '.join(spec.classes)}" if spec.classes else ""
-    names = {"weights": "as trained, rounded to float16", "onnx-fp32": "float32", "onnx-fp16": "float16 but for the ends"}
+    names = {"weights": "as trained, in float16", "onnx-fp32": "float32", "onnx-fp16": "float16 but for the ends"}
     names["onnx-int8"] = "8 bits (QDQ): activations uint8 by tensor, weights 7-bit by channel, logits and states float"
     return "\n".join(
         [
