@@ -211,14 +211,15 @@ class BlurBackground:
     def __init__(self, strength: float = 50) -> None:
         if not 0 <= strength <= 100:
             raise ValueError(f"the strength must be between 0 and 100, not {strength = }")
-        self._radius = strength / 100 * 0.07
+        self.radius = strength / 100 * 0.07
+        """Of the disc, as a share of the frame's shorter side."""
 
     def render(self, frame: Frame, alpha: FullAlpha) -> Frame:
         """Return the room of this very frame, blurred."""
         shorter = min(frame.size)
-        if self._radius == 0:
+        if self.radius == 0:
             return replace(frame, alpha=None)
-        radius = max(1.0, self._radius * shorter)
+        radius = max(1.0, self.radius * shorter)
         # So small that the disc is 2.2 pixels in radius: quick, and just still smooth when enlarged. A weaker blur is
         # that of the shrinking itself for the most part; more than 320 rows would cost much and show little.
         factor = max(2.0, shorter / 320, radius / 2.2)
@@ -255,7 +256,7 @@ def _blurred_room(frame: Frame, alpha: FullAlpha, size: Size, radius: float, rea
     room = [plane * weight for plane in room]
 
     few = size[0] // 4, size[1] // 4
-    disc = _disc(radius)
+    disc = lens_disc(radius)
     total = float(weight.mean())
     wide_weight, near_weight = _wide(weight, few, radius), _near(weight, disc)
     # A disc that sees only few pixels of the room makes way for the wider look, little by little.
@@ -284,7 +285,7 @@ def _near(plane: Array, disc: Array) -> Array:
     return cv2.filter2D(plane, -1, disc, borderType=cv2.BORDER_CONSTANT)
 
 
-def _disc(radius: float) -> Array:
+def lens_disc(radius: float) -> Array:
     """Return a disc with a soft rim, its sum 1."""
     reach = math.ceil(radius)
     rows, columns = np.mgrid[-reach : reach + 1, -reach : reach + 1]

@@ -163,7 +163,7 @@ def compose(
         with timings.measure("reframe"):
             frame, full = reframe(frame, full)
     if background is None:
-        return _grey(frame, full)
+        return grey(frame, full)
     if isinstance(background, TransparentBackground):
         with timings.measure("composite"):
             return cutout(frame, full)
@@ -176,7 +176,7 @@ def compose(
         return composite(frame, behind, full, decontaminate=decontaminate)
 
 
-def _grey(frame: Frame, alpha: np.ndarray[tuple[int, int], np.dtype[np.uint8]]) -> Frame:
+def grey(frame: Frame, alpha: np.ndarray[tuple[int, int], np.dtype[np.uint8]]) -> Frame:
     """Return ``alpha`` as a full-range grey picture, 8 bit, with the times of ``frame``."""
     _, u, v = allocate(frame.size)
     u[...] = v[...] = 128

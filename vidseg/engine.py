@@ -493,6 +493,11 @@ def _automatic() -> list[_Runtime]:
     return fast + [row for row in rows if row not in fast]
 
 
+def has_gpu() -> bool:
+    """Return whether there is an NVIDIA GPU with a driver, without loading anything heavy."""
+    return _gpu()
+
+
 def _gpu() -> bool:
     """Whether an NVIDIA driver is installed: asked of the system, because importing torch takes seconds."""
     try:

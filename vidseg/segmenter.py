@@ -124,6 +124,29 @@ class Segmenter:
         """How many frames a call should get where latency does not matter."""
         return 1 if self._remembers else 2
 
+    @property
+    def spec(self) -> ModelSpec:
+        """The model."""
+        return self._spec
+
+    @property
+    def remembers(self) -> bool:
+        """Whether frames go through the network one by one, with what it saw before."""
+        return self._remembers
+
+    @property
+    def turns(self) -> int:
+        """Quarter turns counter-clockwise from a stored picture to what the network sees."""
+        return self._turns
+
+    def engine_for(self, size: Size) -> Engine:
+        """Return what computes frames of ``size``, opened if it is not open; it belongs to this.
+
+        Raises:
+            EngineError: The model does not work at that size.
+        """
+        return self._engine(size, 1.0)
+
     def reset(self) -> None:
         """Forget the frames before: the next one is the first of another clip."""
         self._states.clear()
@@ -211,13 +234,13 @@ class Segmenter:
 
     def _look(self, frames: Sequence[Frame]) -> list[Matte]:
         *coarser, finest = self._engines_for(frames[0].size)
-        shown, guides = self._shown(finest, frames)
+        shown, guides = self.shown(finest, frames)
         if self._remembers:
             self._forget(frames[0], guides[0])
         alphas = self._asked(finest, shown)
         if coarser:
             size = alphas.shape[1:]
-            others = [self._asked(engine, self._shown(engine, frames)[0]) for engine in coarser]
+            others = [self._asked(engine, self.shown(engine, frames)[0]) for engine in coarser]
             alphas = np.stack(
                 [
                     np.mean([alpha, *(shrink(a, size) for a in rest)], axis=0, dtype=np.float32)
@@ -232,7 +255,7 @@ class Segmenter:
         if before is not None and (frame.size != before[0] or frame.time < before[1] or is_cut(before[2], guide)):
             self._states.clear()
 
-    def _shown(
+    def shown(
         self, engine: Engine, frames: Sequence[Frame]
     ) -> tuple[npt.NDArray[np.float32], list[npt.NDArray[np.uint8]]]:
         """Return the engine's input and the luma of each frame at its size."""

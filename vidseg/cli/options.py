@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from typing import Annotated
 
 import typer
@@ -43,6 +44,13 @@ class Runtime(enum.StrEnum):
     onnxruntime = "onnxruntime"
     torch = "torch"
     tensorrt = "tensorrt"
+
+
+class Hwaccel(enum.StrEnum):
+    """Whether a GPU decodes."""
+
+    auto = "auto"
+    off = "off"
 
 
 def example(*lines: str) -> str:
@@ -160,6 +168,21 @@ ThreadsOption = Annotated[
         rich_help_panel=_NETWORK,
     ),
 ]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        help="Where frames are put together: cpu, cuda or cuda:1; auto takes an NVIDIA GPU where one works.",
+        rich_help_panel=_NETWORK,
+    ),
+]
+HwaccelOption = Annotated[
+    Hwaccel,
+    typer.Option(
+        "--hwaccel", help="Whether that GPU decodes, too: auto (what it can) or off.", rich_help_panel=_NETWORK
+    ),
+]
 ConfigOption = Annotated[
     str | None,
     typer.Option(
@@ -191,6 +214,17 @@ def checked_background(text: str | None) -> str:
         found = "it is missing" if text is None else "it is empty"
         raise typer.BadParameter(f"{found}; give {CHOICES}", param_hint="'--bg'")
     return text
+
+
+def checked_device(device: str) -> str:
+    """Return what ``--device`` was given.
+
+    Raises:
+        typer.BadParameter: It is no name of a device.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", device):
+        raise typer.BadParameter(f"{device!r} is not auto, cpu, cuda or cuda:1", param_hint="'--device'")
+    return device
 
 
 def checked_crf(crf: float | None, codec: str | None) -> float | None:

@@ -52,7 +52,7 @@ def blend(
     decontaminate: bool = True,
     out: Planes | None = None,
 ) -> Planes:
-    """Return ``alpha * front + (1 - alpha) * back`` as ``vidseg.compositing.composite``; without ``back`` as ``cutout``.
+    """Return ``alpha * front + (1 - alpha) * back``, as ``vidseg.compositing`` does; without ``back`` a cutout.
 
     Args:
         front: The people in their room, ``(N, H, W)``, chroma of 4:2:0 or 4:4:4; it is not changed.

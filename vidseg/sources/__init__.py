@@ -52,10 +52,11 @@ class Source(Protocol):
     ) -> None: ...
 
 
-def open_source(url: str) -> Source:
+def open_source(url: str, hwaccel: str | None = None) -> Source:
     """Open a video file, URL, picture, folder of pictures, numbered sequence (``shot_%04d.png``) or ``-``.
 
-    ``-`` is y4m on standard input, ``-:raw:1280x720:30:yuv420p`` bare samples there.
+    ``-`` is y4m on standard input, ``-:raw:1280x720:30:yuv420p`` bare samples there. ``hwaccel`` is a GPU that decodes
+    videos, ``cuda:0``; None leaves it to the CPU.
 
     Raises:
         SourceNotFoundError: There is nothing under that name.
@@ -67,4 +68,4 @@ def open_source(url: str) -> Source:
 
     if is_raw(url):
         return RawSource(url)
-    return PictureSource(url) if is_pictures(url) else PyAVSource(url)
+    return PictureSource(url) if is_pictures(url) else PyAVSource(url, hwaccel=hwaccel)

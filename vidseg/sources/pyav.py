@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import av
 import av.error
 import numpy as np
+from av.codec.hwaccel import HWAccel
 from av.filter import Graph
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
@@ -71,8 +72,13 @@ def ffmpeg_name(url: str) -> str:
     return url if scheme(url) else f"file:{os.path.abspath(url)}"
 
 
-def open_container(url: str) -> InputContainer:
-    """Open a file or URL for reading; metadata that is not UTF-8 survives as surrogates."""
+def open_container(url: str, device: str | None = None) -> InputContainer:
+    """Open a file or URL for reading; metadata that is not UTF-8 survives as surrogates.
+
+    Args:
+        url: See ``PyAVSource``.
+        device: ``cuda:1``: the GPU decodes what it can, and its pictures come down to the host's memory.
+    """
     options, kind = {}, scheme(url)
     if kind in ("rtsp", "rtsps"):
         options["rtsp_transport"] = "tcp"
@@ -82,6 +88,7 @@ def open_container(url: str) -> InputContainer:
         options=options,
         metadata_errors="surrogateescape",
         timeout=TIMEOUT if kind not in ("", "file") else None,
+        hwaccel=HWAccel("cuda", device.partition(":")[2] or "0", allow_software_fallback=True) if device else None,
     )
 
 
@@ -105,13 +112,20 @@ class PyAVSource:
     Args:
         url: File or URL; in messages, what it is called.
         opened: Opens a camera or a live stream, whose frames are not to wait for those after them; None is a file.
+        hwaccel: ``cuda:0`` lets that GPU decode; where it cannot, the CPU does, and ``notes`` say why.
 
     Raises:
         SourceNotFoundError: There is nothing under that name.
         SourceError: It is not a video, or no frame of it can be decoded.
     """
 
-    def __init__(self, url: str | os.PathLike[str], opened: Callable[[str], InputContainer] | None = None) -> None:
+    def __init__(
+        self,
+        url: str | os.PathLike[str],
+        opened: Callable[[str], InputContainer] | None = None,
+        *,
+        hwaccel: str | None = None,
+    ) -> None:
         self._url = os.fspath(url)
         self._live = opened is not None
         self._corrupt = self._packets = 0
@@ -128,7 +142,7 @@ class PyAVSource:
             _check_file(self._url)
         try:
             with _reading(self._url):
-                self._container = (opened or open_container)(self._url)
+                self._container = self._accelerated(hwaccel) or (opened or open_container)(self._url)
                 self._stream = self._choose()
                 self._decoded = self._decode()
                 first = next(self._decoded, None)
@@ -214,6 +228,19 @@ class PyAVSource:
             self._decoded = iter(())
             self._stream = cast("VideoStream", None)
             container.close()
+
+    def _accelerated(self, device: str | None) -> InputContainer | None:
+        """Return the container opened for a GPU to decode; None if there is none, or it cannot."""
+        if device is None:
+            return None
+        try:
+            return open_container(self._url, device)
+        except av.error.FileNotFoundError:
+            raise
+        except (av.error.FFmpegError, OSError, ValueError, NotImplementedError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            self._note("hwaccel", f"{self._name} is decoded by the CPU, {device} does not take it ({reason})")
+            return None
 
     # -- opening -------------------------------------------------------------------------------------------------
 
