@@ -527,7 +527,7 @@ def _patiently(url):
 
 
 def test_srt_without_the_program(monkeypatch):
-    monkeypatch.setattr("vidseg.sources.network._speaks", lambda protocol: False)
+    monkeypatch.setattr("vidseg.sources.network.speaks", lambda protocol: False)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(DeviceUnavailableError, match="SRT needs the program ffmpeg"):
         open_camera("srt://127.0.0.1:9")

@@ -125,7 +125,7 @@ def _picture(source: BinaryIO, width: int, height: int) -> av.VideoFrame | None:
 
 
 def speaks(protocol: str) -> bool:
-    """Whether the FFmpeg inside of PyAV knows a protocol."""
+    """Whether the FFmpeg that PyAV carries knows a protocol; its wheels have no SRT."""
     try:
         av.open(f"{protocol}://", timeout=1).close()
     except av.error.ProtocolNotFoundError:

@@ -8,9 +8,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import av
-import av.error
 
 from vidseg.errors import DeviceUnavailableError, SourceError, redacted
+from vidseg.sinks.sender import speaks
 from vidseg.sources import Source
 from vidseg.sources.newest import NewestSource
 from vidseg.sources.pyav import TIMEOUT, PyAVSource, scheme
@@ -43,7 +43,7 @@ def open_live(url: str, *, loop: bool = True) -> Source:
     kind = scheme(url)
     if kind == "file":
         return RealTimeSource(url, loop=loop)
-    if kind == "srt" and not _speaks("srt"):
+    if kind == "srt" and not speaks("srt"):
         return NewestSource(_ThroughProgram(url))
     if kind in ("http", "https"):
         if url.partition("?")[0].lower().endswith(_SEGMENTED):  # comes in bursts of seconds
@@ -63,17 +63,6 @@ def _live(url: str) -> Source:
 def _container(url: str) -> InputContainer:
     options = {**_OPTIONS, **_OF_SCHEME.get(scheme(url), {})}
     return av.open(url, "r", options=options, metadata_errors="surrogateescape", timeout=(TIMEOUT, SILENCE))
-
-
-def _speaks(protocol: str) -> bool:
-    """Whether the FFmpeg that PyAV carries knows a protocol; its wheels have no SRT."""
-    try:
-        av.open(f"{protocol}://", timeout=1).close()
-    except av.error.ProtocolNotFoundError:
-        return False
-    except (av.error.FFmpegError, OSError, ValueError):
-        return True
-    return True
 
 
 class _ThroughProgram(PyAVSource):
