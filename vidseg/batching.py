@@ -370,10 +370,10 @@ class SharedEngines:
     Args:
         most: Pictures in one call.
         budget: Seconds that a frame may wait for those of other streams.
-        opener: Opens what is shared.
+        opener: Opens what is shared, instead of ``open_engine``.
     """
 
-    def __init__(self, *, most: int = MOST, budget: float = BUDGET, opener: Opener = open_engine) -> None:
+    def __init__(self, *, most: int = MOST, budget: float = BUDGET, opener: Opener | None = None) -> None:
         self._open = opener
         self._batcher: Batcher[_Question, _Answer] = Batcher(_answered, most=most, budget=budget)
         self._lock = threading.Lock()
@@ -423,7 +423,7 @@ class SharedEngines:
                 lane = self._batcher.lane(live=live)  # says whether this is closed before anything is opened
                 asked = (spec, runtime, size, threads, precision)
                 try:
-                    found = _Loaded(asked, self._open(*asked))
+                    found = _Loaded(asked, (self._open or open_engine)(*asked))
                 except BaseException:
                     lane.close()
                     raise

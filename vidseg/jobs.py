@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import os
+import queue
+import threading
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import replace
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from os import PathLike
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from vidseg.backgrounds import Fit, TransparentBackground, open_background
+from vidseg.batching import Opener, SharedEngines
 from vidseg.compositor import Compositor
+from vidseg.errors import SinkError, SourceError
 from vidseg.images import process_pictures
-from vidseg.pipeline import Pipeline, Progress, Stats
+from vidseg.pipeline import Interrupted, Pipeline, Progress, Stats
 from vidseg.segmenter import SCALES, Segmenter
 from vidseg.sinks import OutputOptions, open_sink
-from vidseg.sinks.pictures import SUFFIXES
+from vidseg.sinks.pictures import SUFFIXES, writing
 from vidseg.sinks.pictures import is_pictures as writes_pictures
+from vidseg.sinks.pyav import FORMATS
 from vidseg.sinks.raw import NAME as STANDARD_OUTPUT
 from vidseg.sources import open_source
 from vidseg.sources.pictures import is_pictures as reads_pictures
@@ -92,6 +101,7 @@ def process_video(
     smooth: bool = True,
     decontaminate: bool = True,
     progress: Callable[[Progress], None] | None = None,
+    opener: Opener | None = None,
 ) -> Stats:
     """Write ``source`` to ``output`` with another background.
 
@@ -109,6 +119,7 @@ def process_video(
         smooth: Whether the alpha is steadied in time.
         decontaminate: Whether the old background's colour is taken out of soft edges.
         progress: Called about ten times a second.
+        opener: Opens engines, as for ``Segmenter``.
 
     Raises:
         VidsegError: With one sentence for a person; nothing stands under ``output`` then.
@@ -136,6 +147,7 @@ def process_video(
             sample_aspect=info.sample_aspect,
             size=info.size,
             keep=keep,
+            opener=opener,
         )
         stack.callback(segmenter.close)
         compositor = Compositor(behind, segmenter, smooth=smooth, decontaminate=decontaminate)
@@ -178,3 +190,216 @@ def matte_video(
         smooth=smooth,
         progress=progress,
     )
+
+
+# --- many videos ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What became of one of many videos: ``stats``, or the ``error`` that ended it.
+
+    Attributes:
+        source, output: Its names.
+    """
+
+    source: str
+    output: str
+    stats: Stats | None = None
+    error: Exception | None = None
+
+
+def process_videos(
+    sources: Sequence[str],
+    folder: str,
+    background: str | None,
+    *,
+    at_once: int | None = None,
+    fit: Fit = "cover",
+    model: str = "unet-s",
+    keep: Sequence[str] = (),
+    runtime: str = "auto",
+    threads: int | None = None,
+    options: OutputOptions | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    finished: Callable[[Finished], None] | None = None,
+) -> list[Finished]:
+    """Write each of ``sources`` into ``folder``, several at once, through one network that they share.
+
+    Each comes out as ``process_video`` would write it alone; one that fails does not stop the others. It keeps its
+    name, and its type where that can be written.
+
+    Args:
+        sources: Video files, URLs, folders of pictures or numbered sequences.
+        folder: Made if it is not there; its parent is.
+        background: As for ``process_video``, like all that is not named here.
+        at_once: So many are worked on at the same time; None chooses by the number of cores.
+        fit: How a background of another shape is fitted.
+        model: Shipped model's name, a folder with a manifest, or an ONNX file.
+        keep: What stays, of a model that tells classes apart; none is ``person``.
+        runtime: ``auto``, or one of ``vidseg doctor``'s list.
+        threads: For the network; None chooses.
+        options: How the outputs are written.
+        progress: Called about ten times a second, with the sum of all videos.
+        finished: Is told of each as it ends. Both are called on this thread.
+
+    Returns:
+        What became of each, in the order of ``sources``.
+
+    Raises:
+        SinkError: There can be no such folder, or two videos would have one name in it.
+        ValueError: ``at_once`` is less than 1.
+        Interrupted: Ctrl-C; what was done of those that were worked on is in ``.partial`` files.
+    """
+    if at_once is None:
+        at_once = min(max(2, (os.cpu_count() or 1) // 4), 8)
+    if at_once < 1:
+        raise ValueError(f"at least one video is worked on at a time: {at_once = }")
+    outputs = _names(sources, folder, transparent=background == "transparent")
+    made, parent = not os.path.isdir(folder), Path(folder).parent
+    if not parent.is_dir():
+        raise SinkError(f"{folder} cannot be written: the folder {parent} does not exist", url=folder)
+    with writing(folder):
+        Path(folder).mkdir(exist_ok=True)
+    try:
+        with SharedEngines() as engines:
+
+            def work(source: str, output: str, report: Callable[[Progress], None]) -> Stats:
+                return process_video(
+                    source,
+                    output,
+                    background,
+                    fit=fit,
+                    model=model,
+                    keep=keep,
+                    runtime=runtime,
+                    threads=threads,
+                    options=options,
+                    progress=report,
+                    opener=engines.opener(live=False),
+                )
+
+            crew = _Crew(work, list(zip(sources, outputs, strict=True)), at_once)
+            return crew.run(progress, finished)
+    finally:
+        if made:
+            with suppress(OSError):  # not empty: that is how it should be
+                os.rmdir(folder)
+
+
+def _names(sources: Sequence[str], folder: str, *, transparent: bool) -> list[str]:
+    """Return where each of ``sources`` goes.
+
+    Raises:
+        SinkError: Two of them would be one file.
+        SourceError: One is standard input.
+    """
+    outputs: list[str] = []
+    taken: dict[str, str] = {}
+    for source in sources:
+        if is_raw(source):
+            raise SourceError("standard input has no name that it could keep: give INPUT and OUTPUT", url=source)
+        path = Path(unquote(urlsplit(source).path) if "://" in source else source)
+        suffix = path.suffix.lower()
+        if suffix not in FORMATS or (transparent and FORMATS[suffix] not in ("webm", "mov", "matroska")):
+            suffix = ".webm" if transparent else ".mp4"
+        stem = path.stem.partition("%")[0].rstrip("_-. ") or "video"
+        output = os.path.join(folder, stem + suffix)
+        if (other := taken.setdefault(output.lower(), source)) is not source or output in outputs:
+            # Some file systems do not tell A from a.
+            raise SinkError(f"{other} and {source} would both become {output}: give them in two runs", url=output)
+        outputs.append(output)
+    return outputs
+
+
+class _Crew:
+    """Threads that take one video after another.
+
+    Args:
+        work: Does one: ``(source, output, report) -> stats``.
+        jobs: Source and output of each.
+        hands: How many threads.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[str, str, Callable[[Progress], None]], Stats],
+        jobs: Sequence[tuple[str, str]],
+        hands: int,
+    ) -> None:
+        self._work, self._jobs = work, jobs
+        self._left = deque(range(len(jobs)))
+        self._reports: dict[int, Progress] = {}
+        self._ended: queue.SimpleQueue[tuple[int, Finished]] = queue.SimpleQueue()
+        self._partial: list[str] = []
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"vidseg-video-{number}", daemon=True)
+            for number in range(min(hands, len(jobs)))
+        ]
+
+    def run(
+        self, progress: Callable[[Progress], None] | None, finished: Callable[[Finished], None] | None
+    ) -> list[Finished]:
+        """Do all; see ``process_videos``."""
+        start = time.perf_counter()
+        done: dict[int, Finished] = {}
+        try:
+            for thread in self._threads:
+                thread.start()
+            while len(done) < len(self._jobs):
+                with suppress(queue.Empty):
+                    index, end = self._ended.get(timeout=0.1)
+                    done[index] = end
+                    if finished is not None:
+                        finished(end)
+                if progress is not None:
+                    progress(self._sum(len(done), time.perf_counter() - start))
+        except KeyboardInterrupt:
+            self._end()
+            kept = f"what was done can be played: {' and '.join(sorted(self._partial))}" if self._partial else ""
+            raise Interrupted(*sorted(self._partial)[:1] or (None,), kept=kept) from None
+        finally:
+            self._end()
+        return [done[index] for index in range(len(self._jobs))]
+
+    def _sum(self, done: int, seconds: float) -> Progress:
+        reports = list(self._reports.values())
+        frames = sum(report.frames for report in reports)
+        begun = len(reports) == len(self._jobs) and all(report.total for report in reports)
+        return Progress(
+            frames=frames,
+            total=sum(report.total for report in reports) if begun else 0,
+            fps=frames / max(seconds, 1e-6),
+            seconds=sum(report.seconds for report in reports),
+            runtime=f"{done} of {len(self._jobs)} videos",
+        )
+
+    def _end(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                index = self._left.popleft()
+            except IndexError:
+                return
+            source, output = self._jobs[index]
+
+            def report(progress: Progress, index: int = index) -> None:
+                self._reports[index] = progress
+                if self._stop.is_set():
+                    raise KeyboardInterrupt  # how a pipeline is told to keep what it has
+
+            try:
+                end = Finished(source, output, stats=self._work(source, output, report))
+            except Interrupted as error:
+                if error.partial is not None:
+                    self._partial.append(error.partial)
+                return
+            except Exception as error:
+                end = Finished(source, output, error=error)
+            self._ended.put((index, end))

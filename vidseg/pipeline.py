@@ -192,11 +192,14 @@ class Stats:
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C ended the job; ``partial`` is the playable file that holds what was done, or None."""
+    """Ctrl-C ended the job; ``partial`` is the playable file that holds what was done, or None.
 
-    def __init__(self, partial: str | None) -> None:
+    Where there is more to say, ``kept`` says it.
+    """
+
+    def __init__(self, partial: str | None, *, kept: str = "") -> None:
         super().__init__(f"interrupted; what was done is in {partial}" if partial else "interrupted")
-        self.partial = partial
+        self.partial, self.kept = partial, kept
 
 
 class Pipeline:

@@ -100,14 +100,14 @@ class Console:
                 raise  # typer's own: an exit status or a usage mistake
             if signals.heard():  # a library made an error of the interrupt
                 raise self._interrupted(None) from None
-            raise self.fail(self._sentence(error)) from None
+            raise self.fail(self.sentence(error)) from None
 
     def _interrupted(self, partial: str | None, kept: str = "") -> SystemExit:
         kept = kept or (f"what was done can be played: {partial}" if partial else "nothing was kept")
         self._end(signals.status(), f"interrupted; {kept}", {"partial": partial})
         return SystemExit(signals.status())
 
-    def _sentence(self, error: Exception) -> str:
+    def sentence(self, error: Exception) -> str:
         """Return what to say of an error."""
         if isinstance(error, VidsegError):
             return str(error)

@@ -11,7 +11,7 @@ from vidseg.cli import options as opt
 from vidseg.cli.console import Console
 from vidseg.cli.pictures import write_pictures
 from vidseg.cli.progress import shown
-from vidseg.cli.summary import finish
+from vidseg.cli.summary import finish, finish_all
 
 PROCESS_EXAMPLES = opt.example(
     "vidseg process talk.mp4 out.mp4 --bg beach.jpg",
@@ -19,6 +19,7 @@ PROCESS_EXAMPLES = opt.example(
     "vidseg process talk.mp4 out.mp4 --bg '#1e90ff' --overwrite",
     "vidseg process talk.mp4 cutout.webm --bg transparent",
     "vidseg process https://example.org/talk.mp4 out.mkv --bg waves.mp4 --json",
+    "vidseg process monday.mp4 tuesday.mov --out done/ --bg beach.jpg",
 )
 MATTE_EXAMPLES = opt.example(
     "vidseg matte talk.mp4 alpha.mkv",
@@ -28,12 +29,26 @@ MATTE_EXAMPLES = opt.example(
 
 
 def process(
-    input: Annotated[
-        str, typer.Argument(metavar="INPUT", help="A video file, URL, or numbered pictures (shot_%04d.png).")
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT OUTPUT",
+            help="A video file, URL, or numbered pictures (shot_%04d.png); then a video file, or a folder for numbered "
+            "PNG pictures. With --out as many inputs as you like, and no output.",
+        ),
     ],
-    output: Annotated[
-        str, typer.Argument(metavar="OUTPUT", help="A video file, or a folder for numbered PNG pictures.")
-    ],
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out",
+            metavar="FOLDER",
+            help="Write every INPUT into this folder, each under its own name, several at once.",
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", min=1, max=64, help="So many videos at once (default: by the number of cores)."),
+    ] = None,
     bg: opt.BackgroundOption = None,
     fit: opt.FitOption = opt.Fit.cover,
     codec: opt.CodecOption = None,
@@ -53,6 +68,12 @@ def process(
 
     Sound, subtitles, chapters, timestamps, colour and HDR stay as they are.
     """
+    if out is None and len(names) < 2:
+        raise typer.BadParameter("Missing argument 'OUTPUT'")
+    if out is None and len(names) > 2:
+        raise typer.BadParameter(f"{names[2]!r} is one name too many: for several videos name a folder with --out")
+    if out is None and jobs is not None:
+        raise typer.BadParameter("--jobs is for several videos: name a folder for them with --out")
     background, crf = opt.checked_background(bg), opt.checked_crf(crf, codec)
     console = Console(quiet, as_json, verbose)
     with console.outcome():
@@ -60,6 +81,26 @@ def process(
         from vidseg.sinks import OutputOptions
 
         kept = opt.checked_keep(keep, model)
+        if out is not None:
+            from vidseg.jobs import process_videos
+
+            with shown(console, out) as progress:
+                done = process_videos(
+                    names,
+                    out,
+                    background,
+                    at_once=jobs,
+                    fit=fit.value,
+                    model=model,
+                    keep=kept,
+                    runtime=runtime.value,
+                    threads=threads,
+                    options=OutputOptions(codec=codec, crf=crf, preset=preset, overwrite=overwrite),
+                    progress=progress,
+                )
+            finish_all(console, done, strict)
+            return
+        input, output = names
         with shown(console, Path(output).name or output) as progress:
             stats = process_video(
                 input,
