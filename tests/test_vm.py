@@ -46,8 +46,8 @@ def report(
         "NUMBA_CPU_FEATURES": "",
         "NUMBA_CACHE_DIR": str(out / "numba"),
     }
-    warm = [sys.executable, str(HERE / "vm" / "warm.py")]
-    subprocess.run(warm, env={**os.environ, **environment}, check=True, timeout=300)
+    warm = [sys.executable, str(HERE / "vm" / "warm.py"), str(out)]
+    subprocess.run(warm, env={**os.environ, **environment}, check=True, timeout=900)
     environment["NUMBA_CACHE_DIR"] = "/mnt/out/numba"
     tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--junitxml=/mnt/out/report.xml"]
     tests += ["-o", "junit_logging=all"]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.vm.network import small_network
 
 if "VIDSEG_IN_GUEST" not in os.environ:
     collect_ignore_glob = ["test_*.py"]
@@ -45,15 +46,8 @@ def plug() -> Iterator[Plug]:
 
 @pytest.fixture(scope="session")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of the shipped network for pictures so small that an emulated processor keeps up."""
-    folder = tmp_path_factory.mktemp("network")
-    for path in (Path(__file__).parents[2] / "engines" / "unet-s").iterdir():
-        (folder / path.name).symlink_to(path)
-    manifest = folder / "manifest.toml"
-    text = manifest.read_text("utf-8")
-    manifest.unlink()
-    manifest.write_text(re.sub(r"^sizes = .*$", "sizes = [[64, 64]]", text, flags=re.MULTILINE), "utf-8")
-    return folder
+    """Return the folder of a model that an emulated processor keeps up with."""
+    return small_network(tmp_path_factory.mktemp("network"))
 
 
 def wait_for(done: Callable[[], object], what: str, seconds: float = 300) -> None:

@@ -99,7 +99,7 @@ def main(path: str, packing: str, height: str, width: str, clip: str = "") -> No
             if not said:
                 print("feeding", flush=True)
                 said = True
-            time.sleep(1 / 15)
+            time.sleep(0.2)
 
 
 if __name__ == "__main__":

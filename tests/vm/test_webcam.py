@@ -24,11 +24,13 @@ from vidseg.live.control import ask
 from vidseg.v4l2 import VideoDevice
 
 SIZE = (180, 320)
-RATE = 10
+RATE = 5
+"""Of the camera."""
+OUT_RATE = 2
+"""Of the virtual camera: half a second for a frame, so that a slow machine need not compute a smaller network."""
 BLUE = "#1e90ff"
 SHOWN = (121, 194, 70)
 """The same in BT.601, limited range."""
-SAMPLE = Path(__file__).parents[2] / "vidseg" / "demo" / "sample.mp4"
 
 
 class Webcam:
@@ -43,8 +45,8 @@ class Webcam:
         command = [sys.executable, "-X", "faulthandler", "-m", "vidseg", "webcam", "--json"]
         # ONNX Runtime is ready in a fifth of the time that OpenVINO takes to compile.
         command += ["--model", str(network), "--runtime", "onnxruntime", "--size", f"{SIZE[1]}x{SIZE[0]}"]
-        command += ["--fps", str(RATE), "--bg", BLUE, "--out", VIRTUAL, *arguments]
-        self._said, self._result = tempfile.TemporaryFile(), tempfile.TemporaryFile()
+        command += ["--fps", str(RATE), "--target-fps", str(OUT_RATE), "--bg", BLUE, "--out", VIRTUAL, *arguments]
+        self._said, self._result = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 (closed below)
         self._process = subprocess.Popen(command, stdout=self._result, stderr=self._said)
 
     def alive(self) -> bool:
@@ -141,7 +143,7 @@ def test_the_room_is_shown_only_when_it_is_asked_for(network):
         said = subprocess.check_output(["v4l2-ctl", "-d", VIRTUAL, "--get-fmt-video", "--get-parm"], text=True)
         assert f"{SIZE[1]}/{SIZE[0]}" in said
         assert "'YU12'" in said
-        assert f"{RATE}.000 ({RATE}/1)" in said
+        assert f"{OUT_RATE}.000 ({OUT_RATE}/1)" in said
         shares = [background(picture) for picture in read(8)]
         print(shares)
         assert min(shares) > 0.98  # vivid shows bars and text, and nobody
@@ -176,25 +178,19 @@ def test_unplugged_while_somebody_looks(network, plug):
         assert running.end()["openings"] >= 2
 
 
-def test_a_person_before_another_background(network, tmp_path):
+def test_a_person_before_another_background(network):
     # vivid has no MJPEG and nobody in it: a second process feeds v4l2loopback, whose other end is a camera like any.
-    clip = tmp_path / "clip.mjpeg"
-    height, width = SIZE
-    command = ["ffmpeg", "-nostdin", "-loglevel", "error", "-i", str(SAMPLE), "-t", "2"]
-    command += ["-vf", f"scale={width}:{height},fps={RATE}", "-q:v", "3", "-pix_fmt", "yuvj422p", str(clip)]
-    subprocess.run(command, check=True, timeout=600)
+    clip = Path(os.environ["OUT"]) / "clip.mjpeg"
     with (
         Feed(FEED, "mjpeg", SIZE, clip),
-        webcam(network, "--camera", FEED, "--pixel-format", "mjpeg", "--always-on") as running,
+        webcam(network, "--camera", FEED, "--pixel-format", "mjpeg", "--always-on", "--on-failure", "hold") as running,
     ):
         running.wait_until(lambda: background(read()[0]) < 0.9, "the person")
         pictures = read(8)
         keep("person", pictures[-1])
         shares = [background(picture) for picture in pictures]
         print(shares)
-        # A slow machine may fall back to the background alone; otherwise the person fills about half of the picture.
-        assert all(0.3 < share < 0.8 or share > 0.98 for share in shares)
-        assert min(shares) < 0.8
+        assert all(0.3 < share < 0.8 for share in shares)
         running.end()
 
 
