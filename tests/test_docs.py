@@ -6,15 +6,18 @@ import ast
 import importlib.util
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import cv2
 import pytest
+from typer.main import get_command
 
 import vidseg
 from tests import media
+from vidseg.cli.app import app
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -54,6 +57,26 @@ def test_an_example_runs(code, folder):
     if missing:
         pytest.skip(f"{missing[0]} is not installed")
     exec(compile(code, "example", "exec"), {"__name__": "example"})
+
+
+def commands():
+    """Yield what comes after ``vidseg`` in each line of the shell examples."""
+    for page in PAGES:
+        for block in re.findall(r"^```sh\n(.*?)^```$", page.read_text("utf-8"), re.S | re.M):
+            for line in block.splitlines():
+                for part in re.split(r"\||&&|;", re.sub(r"(?:^|\s)#.*", "", line)):
+                    words = shlex.split(part)
+                    if words and words[0].removeprefix(".venv/bin/") == "vidseg":
+                        yield pytest.param(words[1:], id=f"{page.name}-{' '.join(words[1:])}")
+
+
+@pytest.mark.parametrize("words", [*commands()])
+def test_a_command_is_one_that_there_is(words):
+    """Its options are known and take such values; it is not run."""
+    group = get_command(app)
+    command = group.get_command(group.make_context("vidseg", [], resilient_parsing=True), words[0])
+    assert command is not None
+    command.make_context(words[0], words[1:])
 
 
 def test_the_reference_has_every_public_name(tmp_path):
