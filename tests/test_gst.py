@@ -90,6 +90,25 @@ def test_an_empty_room_becomes_the_background(home, form, tmp_path):
             np.testing.assert_allclose(plane.astype(int), sample, atol=1)
 
 
+def test_a_picture_behind_whoever_is_before_a_camera(home, tmp_path):
+    """The line of the documentation, with a test picture as the camera and a file as the virtual one."""
+    beach = np.full((90, 160, 3), (200, 120, 40), np.uint8)
+    beach[:, 80:] = 30, 90, 220
+    cv2.imwrite(str(tmp_path / "beach.png"), beach)
+    out = tmp_path / "out.y4m"
+    done = launch(
+        "videotestsrc num-buffers=3 pattern=red ! video/x-raw,format=YUY2,width=160,height=90,framerate=30/1 "
+        f"! videoconvert ! vidseg background={tmp_path}/beach.png subject=largest ! videoconvert ! y4menc "
+        f"! filesink location={out}"
+    )
+    assert done.returncode == 0, done.stderr
+    with av.open(str(out)) as container:
+        shown = [frame.to_ndarray(format="bgr24").astype(int) for frame in container.decode(video=0)]
+    assert len(shown) == 3
+    for frame in shown:
+        assert np.abs(frame - beach)[:, np.r_[0:78, 82:160]].max() <= 4  # what 8 bits of limited range lose
+
+
 def test_a_clip_of_a_person_keeps_the_person(home, tmp_path):
     with av.open(str(Path(vidseg.demo.__file__).parent / "sample.mp4")) as container:
         container.seek(2_000_000)
