@@ -12,6 +12,7 @@ from typer.main import get_command
 import vidseg
 from vidseg.cli import (
     adapt,
+    bench,
     ctl,
     data,
     demo,
@@ -70,6 +71,7 @@ app.command(epilog=serve.EXAMPLES)(serve.serve)
 app.command(epilog=service.EXAMPLES)(service.service)
 app.command(epilog=devices.EXAMPLES)(devices.devices)
 app.command(epilog=gst.EXAMPLES)(gst.gst)
+app.command(epilog=bench.EXAMPLES)(bench.bench)
 app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
 
 
