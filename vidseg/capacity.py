@@ -121,9 +121,15 @@ class Threads:
                     opener=self._engines.opener(live=True),
                 )
                 self._stack.callback(segmenter.close)
+                compositor = Compositor(background, segmenter)
+                if number == 0:  # what is compiled at its first use is compiled before the clock runs
+                    source = SyntheticSource(size=load.size)
+                    compositor([source.draw(0)])
+                    compositor([source.draw(1)])
+                    compositor.reset()
                 channel: Channel[tuple[Frame, Callable[[], None]]] = Channel(1, "drop")
                 self._channels.append(channel)
-                arguments = channel, Compositor(background, segmenter)
+                arguments = channel, compositor
                 self._threads.append(
                     threading.Thread(target=self._run, args=arguments, name=f"vidseg-stream-{number}", daemon=True)
                 )
