@@ -134,6 +134,24 @@ def test_an_own_picture_is_a_background_and_a_bad_one_says_why(page, server, tmp
     until(page, lambda: "vidseg_uploads 0" in server.client.get("/metrics").text, "it is kept after the page")
 
 
+def test_a_browser_source_shows_nothing_but_the_composite(page, server):
+    """As docs/embedding.md has it for OBS: it starts by itself, fills the source and is not mirrored."""
+    page.set_viewport_size({"width": 640, "height": 360})
+    page.goto("about:blank")
+    page.goto(f"{server.url}/#only=%2300ff00")
+    page.locator("#cover").wait_for(state="hidden")
+
+    def screenshot():
+        return np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB").resize((320, 180))).astype(int)
+
+    until(page, lambda: green_share(screenshot()[ROOM]) > 0.99, "green has not come")
+    seen = screenshot()
+    assert np.abs(seen[FACE] - shown(page, "camera")[FACE]).mean() < 20
+    for corner in (seen[:12, :12], seen[:12, -12:]):
+        assert green_share(np.median(corner, (0, 1))) == 1
+    assert page.get_by_role("button").count() == 0
+
+
 def test_a_clip_is_recorded_in_the_browser(page, tmp_path):
     import av
 

@@ -27,6 +27,10 @@ let recorder = null;
 let retry = 500;
 let upload = null; // {background, url} of the visitor's own picture
 
+// #only is for a browser source in OBS: nothing but the composite, which starts by itself; #only=gallery:beach as well
+// says what is behind.
+const [, only, behind] = /^#(only)(?:=(.+))?$/.exec(location.hash) ?? [];
+
 $("where").textContent = location.hostname;
 
 function say(text, bad = false) {
@@ -43,6 +47,7 @@ function cover(text) {
 // --- backgrounds
 
 function chosen() {
+  if (behind) return decodeURIComponent(behind);
   const value = document.querySelector("input[name=background]:checked").value;
   if (value === "blur") return `blur:${$("blur").value}`;
   if (value === "color") return $("color").value;
@@ -457,3 +462,8 @@ async function workOnVideo(file) {
 }
 
 fillGallery().catch(() => say("The server does not answer.", true));
+if (only) {
+  document.body.classList.add("only");
+  $("mirror").click();
+  start();
+}
