@@ -312,6 +312,7 @@ class _Runtime:
         gpu_only: ``auto`` takes it only where there is a GPU: on a CPU another row is faster.
         compiled: It has to compile a network first, on an NVIDIA GPU, which takes a minute: ``auto`` begins with
             another row and lets this one follow. Its module is a ``vidseg.building.Compiler``, too.
+        provider: The adapter is this one of the module's ``PROVIDERS``; ``auto`` never takes it.
     """
 
     name: str
@@ -319,6 +320,7 @@ class _Runtime:
     extra: str
     gpu_only: bool = False
     compiled: bool = False
+    provider: str = ""
 
 
 _RUNTIMES = (
@@ -326,6 +328,10 @@ _RUNTIMES = (
     _Runtime("torch", "vidseg.runtimes.torch", "torch", gpu_only=True),
     _Runtime("openvino", "vidseg.runtimes.openvino", "openvino"),
     _Runtime("onnxruntime", "vidseg.runtimes.ort", "onnxruntime"),
+    *(
+        _Runtime(f"onnxruntime-{name}", "vidseg.runtimes.ort", "onnxruntime", provider=name)
+        for name in ("cuda", "directml", "coreml", "migraphx", "rocm", "openvino")
+    ),
 )
 """In the order in which ``auto`` tries them; then once more without regard to ``gpu_only``."""
 
@@ -342,7 +348,8 @@ def _adapter(runtime: _Runtime) -> _Adapter:
             f"runtime {runtime.name} needs an NVIDIA GPU and its driver, and none works here", runtime=runtime.name
         )
     try:
-        return cast(_Adapter, importlib.import_module(runtime.module))
+        module = importlib.import_module(runtime.module)
+        return cast(_Adapter, module.PROVIDERS[runtime.provider] if runtime.provider else module)
     except ImportError as error:
         # A library that is there but broken (a missing libc symbol, say) must not be reported as not installed.
         if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("vidseg"):
@@ -488,7 +495,7 @@ def compiler_module(runtime: str = "tensorrt") -> str:
 
 
 def _automatic() -> list[_Runtime]:
-    rows = [row for row in _RUNTIMES if not row.compiled]
+    rows = [row for row in _RUNTIMES if not row.compiled and not row.provider]
     fast = [row for row in rows if not row.gpu_only or _gpu()]
     return fast + [row for row in rows if row not in fast]
 

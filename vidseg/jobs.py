@@ -12,12 +12,14 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from vidseg.backgrounds import Fit, TransparentBackground, open_background
 from vidseg.batching import Opener, SharedEngines
 from vidseg.compositor import Compositor
-from vidseg.errors import SinkError, SourceError
+from vidseg.engine import has_gpu
+from vidseg.errors import MissingDependencyError, SinkError, SourceError
 from vidseg.images import process_pictures
 from vidseg.pipeline import Interrupted, Pipeline, Progress, Stats
 from vidseg.segmenter import SCALES, Segmenter
@@ -29,6 +31,9 @@ from vidseg.sinks.raw import NAME as STANDARD_OUTPUT
 from vidseg.sources import open_source
 from vidseg.sources.pictures import is_pictures as reads_pictures
 from vidseg.sources.raw import is_raw
+
+if TYPE_CHECKING:
+    from vidseg.gpu.compositor import GpuCompositor
 
 _BATCH_PIXELS = 17_000_000
 """A batch of frames waits in memory as a whole: eight of 1080p, two of 4K."""
@@ -102,6 +107,8 @@ def process_video(
     decontaminate: bool = True,
     progress: Callable[[Progress], None] | None = None,
     opener: Opener | None = None,
+    device: str = "auto",
+    hwaccel: str = "auto",
 ) -> Stats:
     """Write ``source`` to ``output`` with another background.
 
@@ -119,15 +126,19 @@ def process_video(
         smooth: Whether the alpha is steadied in time.
         decontaminate: Whether the old background's colour is taken out of soft edges.
         progress: Called about ten times a second.
-        opener: Opens engines, as for ``Segmenter``.
+        opener: Opens engines, as for ``Segmenter``; frames are put together on the CPU then.
+        device: Where frames are put together: ``cpu``, ``cuda`` or ``cuda:1``; ``auto`` takes an NVIDIA GPU where one
+            works, and goes on on the CPU if it fails.
+        hwaccel: Whether that GPU decodes, too: ``auto`` (what it can) or ``off``.
 
     Raises:
         VidsegError: With one sentence for a person; nothing stands under ``output`` then.
         Interrupted: Ctrl-C; what was done is in a ``.partial`` file.
     """
     options = options or OutputOptions()
+    chosen = chosen_device(device, runtime) if opener is None else None
     with ExitStack() as stack:
-        opened = stack.enter_context(open_source(source))
+        opened = stack.enter_context(open_source(source, hwaccel=chosen if hwaccel == "auto" else None))
         info = opened.info
         behind = None
         if background is not None:
@@ -139,30 +150,75 @@ def process_video(
             options = replace(options, content="transparent" if transparent else "opaque")
         else:
             options = replace(options, content="grey", audio=False)
-        segmenter = Segmenter(
-            model,
-            runtime,
-            threads=threads,
-            rotation=info.rotation,
-            sample_aspect=info.sample_aspect,
-            size=info.size,
-            keep=keep,
-            opener=opener,
-        )
-        stack.callback(segmenter.close)
-        compositor = Compositor(behind, segmenter, smooth=smooth, decontaminate=decontaminate)
+
+        def find(opener: Opener | None) -> Segmenter:
+            segmenter = Segmenter(
+                model,
+                runtime,
+                threads=threads,
+                rotation=info.rotation,
+                sample_aspect=info.sample_aspect,
+                size=info.size,
+                keep=keep,
+                opener=opener,
+            )
+            stack.callback(segmenter.close)
+            return segmenter
+
+        stage: Compositor | GpuCompositor
+        if chosen is None:
+            segmenter = find(opener)
+            stage = Compositor(behind, segmenter, smooth=smooth, decontaminate=decontaminate)
+            most = segmenter.batch
+        else:
+            from vidseg.gpu.compositor import BATCH, GpuCompositor
+            from vidseg.gpu.device import opener as on_device
+
+            def otherwise() -> Compositor:
+                return Compositor(behind, find(None), smooth=smooth, decontaminate=decontaminate)
+
+            segmenter = find(on_device(chosen))
+            stage = GpuCompositor(
+                behind,
+                segmenter,
+                device=chosen,
+                smooth=smooth,
+                decontaminate=decontaminate,
+                otherwise=otherwise if device == "auto" else None,
+            )
+            stack.callback(stage.close)
+            most = BATCH
         soundless = reads_pictures(source) or is_raw(source) or writes_pictures(output)
         carried = None if soundless or not options.audio else source
         sink = open_sink(output, info, options, source=carried)
         stack.callback(sink.abort)  # an interrupt may come before the pipeline owns it
-        batch = max(1, min(segmenter.batch, _BATCH_PIXELS // (info.size[0] * info.size[1])))
-        stats = Pipeline(opened, compositor, sink, batch=batch).run(progress, runtime=segmenter.runtime)
+        batch = max(1, min(most, _BATCH_PIXELS // (info.size[0] * info.size[1])))
+        stats = Pipeline(opened, stage, sink, batch=batch).run(progress, runtime=segmenter.runtime)
         return replace(
             stats,
+            notes=(*stats.notes, *getattr(stage, "notes", ())),
             output=STANDARD_OUTPUT if is_raw(output) else output,
             model=segmenter.model,
             runtime=segmenter.runtime,
         )
+
+
+def chosen_device(device: str, runtime: str = "auto") -> str | None:
+    """Return the device that frames are put together on, or None for the CPU; see ``process_video``.
+
+    Raises:
+        EngineError: The device that was asked for cannot be used.
+        MissingDependencyError: PyTorch, which it takes, is not installed.
+    """
+    if device == "cpu" or (device == "auto" and not has_gpu()):
+        return None
+    try:
+        from vidseg.gpu.device import choose
+    except ModuleNotFoundError as error:
+        if device == "auto":
+            return None
+        raise MissingDependencyError(f"device {device}", "torch") from error
+    return choose(device, runtime)
 
 
 def matte_video(
@@ -223,11 +279,13 @@ def process_videos(
     options: OutputOptions | None = None,
     progress: Callable[[Progress], None] | None = None,
     finished: Callable[[Finished], None] | None = None,
+    device: str = "auto",
+    hwaccel: str = "auto",
 ) -> list[Finished]:
     """Write each of ``sources`` into ``folder``, several at once, through one network that they share.
 
     Each comes out as ``process_video`` would write it alone; one that fails does not stop the others. It keeps its
-    name, and its type where that can be written.
+    name, and its type where that can be written. Where a GPU puts the frames together, each fills batches by itself.
 
     Args:
         sources: Video files, URLs, folders of pictures or numbered sequences.
@@ -242,12 +300,15 @@ def process_videos(
         options: How the outputs are written.
         progress: Called about ten times a second, with the sum of all videos.
         finished: Is told of each as it ends. Both are called on this thread.
+        device: As for ``process_video``.
+        hwaccel: As for ``process_video``.
 
     Returns:
         What became of each, in the order of ``sources``.
 
     Raises:
         SinkError: There can be no such folder, or two videos would have one name in it.
+        EngineError: The device that was asked for cannot be used.
         ValueError: ``at_once`` is less than 1.
         Interrupted: Ctrl-C; what was done of those that were worked on is in ``.partial`` files.
     """
@@ -262,6 +323,7 @@ def process_videos(
     with writing(folder):
         Path(folder).mkdir(exist_ok=True)
     try:
+        on_gpu = chosen_device(device, runtime) is not None
         with SharedEngines() as engines:
 
             def work(source: str, output: str, report: Callable[[Progress], None]) -> Stats:
@@ -276,7 +338,9 @@ def process_videos(
                     threads=threads,
                     options=options,
                     progress=report,
-                    opener=engines.opener(live=False),
+                    opener=None if on_gpu else engines.opener(live=False),
+                    device=device,
+                    hwaccel=hwaccel,
                 )
 
             crew = _Crew(work, list(zip(sources, outputs, strict=True)), at_once)

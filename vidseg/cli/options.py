@@ -44,6 +44,12 @@ class Runtime(enum.StrEnum):
     onnxruntime = "onnxruntime"
     torch = "torch"
     tensorrt = "tensorrt"
+    onnxruntime_cuda = "onnxruntime-cuda"
+    onnxruntime_directml = "onnxruntime-directml"
+    onnxruntime_coreml = "onnxruntime-coreml"
+    onnxruntime_migraphx = "onnxruntime-migraphx"
+    onnxruntime_rocm = "onnxruntime-rocm"
+    onnxruntime_openvino = "onnxruntime-openvino"
 
 
 class Hwaccel(enum.StrEnum):
@@ -154,7 +160,8 @@ RuntimeOption = Annotated[
     typer.Option(
         "--runtime",
         metavar="RUNTIME",
-        help="auto (the best that works here), openvino, onnxruntime, torch or tensorrt.",
+        help="auto (the best that works here), openvino, onnxruntime, torch, tensorrt; or a device of ONNX Runtime: "
+        "onnxruntime-cuda, -directml, -coreml, -migraphx, -rocm, -openvino. See 'vidseg doctor'.",
         rich_help_panel=_NETWORK,
     ),
 ]

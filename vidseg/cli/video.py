@@ -59,6 +59,8 @@ def process(
     keep: opt.KeepOption = None,
     runtime: opt.RuntimeOption = opt.Runtime.auto,
     threads: opt.ThreadsOption = None,
+    device: opt.DeviceOption = "auto",
+    hwaccel: opt.HwaccelOption = opt.Hwaccel.auto,
     strict: opt.StrictOption = False,
     quiet: opt.QuietOption = False,
     as_json: opt.JsonOption = False,
@@ -75,6 +77,7 @@ def process(
     if out is None and jobs is not None:
         raise typer.BadParameter("--jobs is for several videos: name a folder for them with --out")
     background, crf = opt.checked_background(bg), opt.checked_crf(crf, codec)
+    opt.checked_device(device)
     console = Console(quiet, as_json, verbose)
     with console.outcome():
         from vidseg.jobs import process_video
@@ -97,6 +100,8 @@ def process(
                     threads=threads,
                     options=OutputOptions(codec=codec, crf=crf, preset=preset, overwrite=overwrite),
                     progress=progress,
+                    device=device,
+                    hwaccel=hwaccel.value,
                 )
             finish_all(console, done, strict)
             return
@@ -113,6 +118,8 @@ def process(
                 threads=threads,
                 options=OutputOptions(codec=codec, crf=crf, preset=preset, overwrite=overwrite),
                 progress=progress,
+                device=device,
+                hwaccel=hwaccel.value,
             )
         finish(console, stats, strict)
 

@@ -155,6 +155,27 @@ class GpuCompositor:
                 raise
         return self._instead([to_frame(frame) for frame in frames], timings)
 
+    def steps(self, frames: Sequence[Frame]) -> Callable[[], None]:
+        """Return what is done for one batch between upload and download, to be called often: for a benchmark."""
+        kind = Kind.of(frames[0])
+        self(frames)
+        engine = self._segmenter.engine_for(kind.size)
+        assert isinstance(engine, DeviceEngine)
+        with torch.inference_mode(), self._chosen():
+            rows = kind.upload(frames, self._device)
+            clocks = torch.tensor([(1 / 30, 0.75, 0.0)] * len(frames), device=self._device)
+
+        def call() -> None:
+            with torch.inference_mode(), self._chosen():
+                src, guide = self._seen(frames, kind, engine, rows)
+                alpha, state = self._asked(engine, src, guide, frames)
+                self._are_numbers(alpha, state)
+                full, *_ = self._matted(ROUNDS, kind, rows, alpha, guide, clocks, *self._steadied)
+                behind = self._behind(frames, kind, full, Timings())
+                self._blended(False, kind, behind, rows, full)
+
+        return call
+
     def reset(self) -> None:
         """Forget the frames before: the next one is the first of another clip."""
         self._steadied: State = ()

@@ -46,7 +46,7 @@ def probe(device: str = "cuda") -> str:
         steps = _difference(chosen)
     except RuntimeError as error:
         raise EngineError(f"{device} cannot be used: {reason_of(error)}", runtime=device) from error
-    if steps > 1:
+    if not steps <= 1:  # also what is no number
         raise EngineError(
             f"{device} computes other pictures than a CPU (by {steps:g} steps of 255): update its driver and PyTorch, "
             "or use --device cpu",
