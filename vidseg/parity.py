@@ -20,7 +20,8 @@ TOLERANCE: dict[tuple[str, str], tuple[float, float]] = {
     ("openvino", "int8"): (0.45, 0.015),
     ("tensorrt", "fp32"): (5e-3, 1e-4),
     ("tensorrt", "fp16"): (0.05, 2e-3),
-    ("tensorrt", "int8"): (0.6, 0.02),  # its graph under ONNX Runtime: 0.51, 0.011; half the steps of the others
+    # Its graph under ONNX Runtime: 0.51, 0.012, half the steps of the others. Sums are exact, so a GPU adds roundings.
+    ("tensorrt", "int8"): (0.6, 0.015),
 }
 """By runtime and precision: largest and mean difference of alpha from PyTorch in float32, at the network's size."""
 
