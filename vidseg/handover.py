@@ -7,14 +7,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from vidseg.building import Report, open_compiled
 from vidseg.engine import Engine, ModelSpec, Precision, State
-from vidseg.errors import VidsegError
+from vidseg.errors import EngineError, VidsegError
 from vidseg.frame import Size
 from vidseg.parity import compare, tolerance_of
 from vidseg.plans import Plans
@@ -126,6 +126,36 @@ class Handover:
             return answer
         return alpha, after
 
+    def infer_on_device(self, src: Any, state: tuple[Any, ...] = ()) -> tuple[Any, tuple[Any, ...]]:
+        """Return the same for tensors of a GPU, which both engines take; see ``TorchEngine.infer_on_device``.
+
+        What is compared comes down to the host: samples while the second engine is proved, then its alphas.
+        """
+        first: Any = self._first
+        if not hasattr(first, "infer_on_device"):
+            raise EngineError(f"{first.runtime} takes no pictures from a GPU: ask for torch or tensorrt")
+        if self.phase == "ready":
+            self._take_over()
+        second: Any = self._second
+        if self._closed.is_set() or self.phase != "second" or second is None:
+            answer = first.infer_on_device(src, state)
+            self._begin_when_due()
+            if self._wants_sample():
+                self._keep(_host(src), tuple(map(_host, state)), _host(answer[0]))
+            return answer  # type: ignore[no-any-return]
+        try:
+            alpha, after = second.infer_on_device(src, state)
+            parts = _host(src), tuple(map(_host, state)), _host(alpha), tuple(map(_host, after))
+        except Exception as error:
+            answer = first.infer_on_device(src, state)
+            self._go_back(f"it failed ({error})")
+            return answer  # type: ignore[no-any-return]
+        wrong = self._wrong(*parts)
+        if wrong is None:
+            return alpha, after
+        self._go_back(wrong[0])
+        return first.infer_on_device(src, state)  # type: ignore[no-any-return]
+
     def _wrong(
         self, src: npt.NDArray[np.float32], state: State, alpha: npt.NDArray[np.float32], after: State
     ) -> tuple[str, tuple[npt.NDArray[np.float32], State]] | None:
@@ -182,9 +212,12 @@ class Handover:
             self._thread = threading.Thread(target=self._prepare, name="vidseg-handover", daemon=True)
             self._thread.start()
 
+    def _wants_sample(self) -> bool:
+        return self.phase in ("making", "proving") and not 0 <= self._clock() - self._sampled_at < GAP
+
     def _keep(self, src: npt.NDArray[np.float32], state: State, alpha: npt.NDArray[np.float32]) -> None:
         """Remember a batch now and then, and what the first engine said of it."""
-        if self.phase not in ("making", "proving") or 0 <= self._clock() - self._sampled_at < GAP:
+        if not self._wants_sample():
             return
         self._sampled_at = self._clock()
         sample = _Sample(src.copy(), tuple(part.copy() for part in state), alpha.copy())
@@ -278,6 +311,11 @@ def followed(
             log.info("%s", error)
 
     return Handover(first, make, refused=refused)
+
+
+def _host(tensor: Any) -> npt.NDArray[np.float32]:
+    """Return what is in a tensor, in memory of its own."""
+    return np.array(tensor.cpu().numpy(), np.float32)
 
 
 def _close(engine: Engine) -> None:
