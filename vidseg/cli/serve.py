@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 EXAMPLES = opt.example(
     "vidseg serve",
     "vidseg serve --port 8080 --bg '#1e90ff'",
+    "vidseg serve --webcam",
     "vidseg serve --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem",
     "curl --data-binary @me.jpg 'http://127.0.0.1:8008/v1/image?background=blur:60' -o out.jpg",
 )
@@ -59,6 +60,14 @@ def serve(
             rich_help_panel=_REACH,
         ),
     ] = None,
+    webcam: Annotated[
+        bool,
+        typer.Option(
+            "--webcam",
+            help="Also control your running 'vidseg webcam' from the page. On 127.0.0.1 only, and always with a token.",
+            rich_help_panel=_REACH,
+        ),
+    ] = False,
     tls_cert: Annotated[
         Path | None,
         typer.Option(
@@ -80,6 +89,12 @@ def serve(
     visitors: Annotated[
         int, typer.Option("--visitors", metavar="N", min=0, max=1000, help="Live at a time.", rich_help_panel=_LIMITS)
     ] = 8,
+    max_minutes: Annotated[
+        float,
+        typer.Option(
+            "--max-minutes", metavar="MINUTES", min=0.01, help="Of one live connection.", rich_help_panel=_LIMITS
+        ),
+    ] = 120.0,
     jobs: Annotated[
         int,
         typer.Option(
@@ -120,6 +135,8 @@ def serve(
         raise typer.BadParameter("give --tls-cert and --tls-key together")
     if token is not None and re.fullmatch(r"[\w-]{16,}", token, re.ASCII) is None:
         raise typer.BadParameter("give at least 16 letters, digits, - and _", param_hint="'--token'")
+    if webcam and not _is_loopback(host):
+        raise typer.BadParameter("a webcam is controlled from this machine only: leave --host as it is")
     console = Console(quiet, as_json, verbose)
     with console.outcome():
         try:
@@ -141,12 +158,13 @@ def serve(
             raise typer.BadParameter(str(error), param_hint="'--bg'") from None
         load_spec(model)
         options = Options(
-            token=token or ("" if _is_loopback(host) else secrets.token_urlsafe(24)),
+            token=token or ("" if _is_loopback(host) and not webcam else secrets.token_urlsafe(24)),
             hosts=tuple(allow_host or ()),
             background=background,
             network=Network(model, runtime.value, threads),
             limits=Limits(
                 visitors=visitors,
+                session=60 * max_minutes,
                 jobs=jobs,
                 video_bytes=max_mib * MEBI,
                 video_seconds=max_seconds,
@@ -154,6 +172,7 @@ def serve(
                 burst=max(1, round(30 * rate)),
             ),
             secure=tls_cert is not None,
+            webcam=webcam,
         )
         with _listening(host, port) as listener:
             _run(console, options, host, listener, tls_cert, tls_key)

@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
+from vidseg.errors import ControlError
 from vidseg.server.backdrops import GALLERY, WEAKEST_BLUR, checked, draw
 from vidseg.server.desk import Desk, RefusedError, Uploads
 from vidseg.server.docs import docs_page
@@ -30,6 +31,7 @@ from vidseg.server.limits import Limits, Rates
 from vidseg.server.live import Live, Visitor
 from vidseg.server.metrics import Metrics
 from vidseg.server.processes import Network
+from vidseg.server.webcams import Change, Webcams, act, running
 from vidseg.sinks.pictures import encode_picture
 
 _DESCRIPTION = """Other backgrounds behind the people in pictures, videos and live frames. Nothing is kept.
@@ -95,6 +97,8 @@ class Options:
         network: What computes.
         limits: What is too much.
         secure: Whether it is reached by TLS.
+        webcam: Whether visitors may control this user's ``vidseg webcam``. Only with a token: other users of this
+            machine reach 127.0.0.1 as well.
     """
 
     token: str = ""
@@ -103,6 +107,11 @@ class Options:
     network: Network = field(default_factory=Network)
     limits: Limits = field(default_factory=Limits)
     secure: bool = False
+    webcam: bool = False
+
+    def __post_init__(self) -> None:
+        if self.webcam and not self.token:
+            raise ValueError("a webcam is controlled with a token only")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -286,6 +295,8 @@ def _add_routes(app: FastAPI) -> None:
         responses={**_answers(404, 409), 200: {"description": "The video.", "content": {"video/mp4": {}}}},
     )(_result)
     app.delete("/v1/jobs/{id}", tags=["videos"], status_code=204, responses=_answers(404, 429))(_remove_job)
+    app.get("/v1/webcams", tags=["webcams"], responses=_answers())(_list_webcams)
+    app.post("/v1/webcams/{session}", tags=["webcams"], responses=_answers(404, 422, 429))(_change_webcam)
     app.websocket("/v1/live")(_live)
 
 
@@ -496,6 +507,26 @@ async def _remove_job(request: Request, id: str) -> Response:
     """End a job and take away all of it."""
     await _house(request).jobs.remove(_job(request, id))
     return Response(status_code=204)
+
+
+# --- webcams ----------------------------------------------------------------------------------------------------
+
+
+async def _list_webcams(request: Request) -> Webcams:
+    """List the running sessions of `vidseg webcam`; none, unless the server was started with `--webcam`."""
+    controlled = _house(request).options.webcam
+    return Webcams(controlled=controlled, sessions=await asyncio.to_thread(running) if controlled else [])
+
+
+async def _change_webcam(request: Request, session: str, change: Change) -> dict[str, Any]:
+    """Change a running session of `vidseg webcam`, and return what it says then."""
+    if not _house(request).options.webcam:
+        raise HTTPException(404, "no webcam is controlled from here: start the server with --webcam")
+    try:
+        return await asyncio.to_thread(act, session, change)
+    except ControlError as error:
+        missing = str(error).startswith(("there is no session", "no session"))
+        raise HTTPException(404 if missing else 422, str(error)) from None
 
 
 # --- live -------------------------------------------------------------------------------------------------------

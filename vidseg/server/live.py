@@ -246,7 +246,9 @@ class Live:
             self._metrics.took(seconds)
             return
         number = header["frame"]
-        since = time.monotonic() if number is None else visitor.under_way.pop(number, None)
+        if number is None:  # it came by WebRTC
+            visitor.heard = time.monotonic()
+        since = visitor.heard if number is None else visitor.under_way.pop(number, None)
         if since is not None and payload:
             seconds = time.monotonic() - since
             self._metrics.count("vidseg_frames_total", {"result": "shown"})

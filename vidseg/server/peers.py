@@ -22,6 +22,8 @@ from vidseg.frame import Frame
 log = logging.getLogger(__name__)
 
 _SMALLEST = 32
+_UNREACHED = 120.0
+"""Seconds after which a visitor whom no packet has reached is given up."""
 
 
 class _Composites(MediaStreamTrack):
@@ -94,6 +96,7 @@ class Peers:
     ) -> None:
         self._pixels, self._take, self._say = pixels, take, say
         self._peers: dict[int, _Peer] = {}
+        self._turn = asyncio.Lock()
         self._loop = asyncio.new_event_loop()
         self._loop.set_default_executor(ThreadPoolExecutor(2, "vidseg-encode"))
         self._thread = threading.Thread(target=self._loop.run_forever, name="vidseg-peers", daemon=True)
@@ -107,7 +110,7 @@ class Peers:
             offer: Session description (RFC 8866) of one video.
             address: Of this machine, at which the visitor has reached us.
         """
-        self._run(self._answer(visitor, offer, address))
+        self._run(self._answered(visitor, offer, address))
 
     def made(self, visitor: int, composite: Frame | None) -> None:
         """Send what has become of the frame that was taken: nothing, where it is withheld."""
@@ -119,14 +122,26 @@ class Peers:
 
     def close(self) -> None:
         """End all connections and the thread."""
-        for visitor in list(self._peers):
-            asyncio.run_coroutine_threadsafe(self._leave(visitor), self._loop).result()
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
+    async def _end(self) -> None:
+        for visitor in list(self._peers):
+            await self._leave(visitor)
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        await self._loop.shutdown_default_executor()
+
     def _run(self, coroutine: Any) -> None:
         asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    async def _answered(self, visitor: int, offer: str, address: str) -> None:
+        async with self._turn:
+            await self._answer(visitor, offer, address)
 
     async def _answer(self, visitor: int, offer: str, address: str) -> None:
         await self._leave(visitor)
@@ -146,6 +161,7 @@ class Peers:
             self._say({"visitor": visitor, "answer": f"the offer cannot be used: {error or type(error).__name__}"}, b"")
         else:
             self._say({"visitor": visitor, "answer": ""}, connection.localDescription.sdp.encode())
+            self._loop.call_later(_UNREACHED, self._give_up, visitor, peer)
 
     async def _leave(self, visitor: int) -> None:
         peer = self._peers.pop(visitor, None)
@@ -160,9 +176,16 @@ class Peers:
 
     def _changed(self, visitor: int, peer: _Peer) -> None:
         """Hear of a connection that was lost: the browser has not answered for half a minute (RFC 7675), or said so."""
-        state = peer.connection.connectionState
-        if state in ("failed", "closed") and self._peers.get(visitor) is peer:
-            self._say({"visitor": visitor, "hung": f"the connection has {state}"}, b"")
+        if peer.connection.connectionState in ("failed", "closed"):
+            self._lost(visitor, peer)
+
+    def _give_up(self, visitor: int, peer: _Peer) -> None:
+        if peer.connection.connectionState != "connected":
+            self._lost(visitor, peer)
+
+    def _lost(self, visitor: int, peer: _Peer) -> None:
+        if self._peers.get(visitor) is peer:
+            self._say({"visitor": visitor, "hung": "the connection is lost"}, b"")
             self._run(self._leave(visitor))
 
     def _begin(self, visitor: int, peer: _Peer, track: MediaStreamTrack) -> None:

@@ -461,6 +461,86 @@ async function workOnVideo(file) {
   for (const name of ["waiting", "running", "done", "failed"]) events.addEventListener(name, follow);
 }
 
+// --- the webcam of this computer
+
+const form = $("webcam-form");
+let webcam = null; // what the chosen session said last
+
+async function listWebcams() {
+  const answer = await fetch("/v1/webcams");
+  const { controlled, sessions } = await answer.json();
+  if (!controlled) return false;
+  $("webcam").hidden = false;
+  const names = sessions.map((one) => one.session);
+  const select = $("webcam-session");
+  if (names.join() !== [...select.options].map((one) => one.value).join()) {
+    const chosen = select.value;
+    select.replaceChildren(...names.map((name) => new Option(name, name, false, name === chosen)));
+  }
+  tell(sessions.find((one) => one.session === select.value));
+  return true;
+}
+
+async function watchWebcams() {
+  const more = await listWebcams().catch(() => tell(undefined) ?? !$("webcam").hidden);
+  if (more) setTimeout(watchWebcams, document.hidden ? 10000 : 2000);
+}
+
+function tell(one) {
+  webcam = one;
+  form.hidden = !one;
+  $("webcam-none").hidden = Boolean(one);
+  if (!one) return;
+  const { settings, status, presets } = one;
+  const delay = status.latency?.added?.p50;
+  $("webcam-status").textContent = [
+    status.reason || { people: "You are shown", background: "The background alone is shown", card: "A card is shown", last: "The last picture is shown", room: "The room is shown" }[status.showing],
+    `camera ${status.camera}`,
+    `${status.fps.toFixed(1)} frames a second`,
+    ...(delay === undefined ? [] : [`${delay.toFixed(0)} ms added`]),
+    `${status.cpu.toFixed(2)} cores`,
+    ...Object.entries(status.outputs).map(([name, state]) => `${name}: ${state}`),
+  ].join(" · ");
+  $("webcam-pause").textContent = settings.paused ? "Show me again" : "Pause";
+  $("webcam-pause").ariaPressed = settings.paused;
+  for (const input of form.querySelectorAll("[name]")) {
+    if (input === document.activeElement) continue; // somebody is at it
+    if (input.type === "checkbox") input.checked = settings[input.name];
+    else input.value = settings[input.name];
+  }
+  const [right, down] = settings.position;
+  if (document.activeElement !== $("webcam-right")) $("webcam-right").value = right;
+  if (document.activeElement !== $("webcam-down")) $("webcam-down").value = down;
+  const row = $("webcam-presets");
+  if (presets.join() !== [...row.children].map((one) => one.textContent).join()) {
+    row.replaceChildren(...presets.map((name) => {
+      const button = Object.assign(document.createElement("button"), { type: "button", textContent: name });
+      button.addEventListener("click", () => askWebcam({ do: "preset", name }));
+      return button;
+    }));
+  }
+}
+
+async function askWebcam(change) {
+  const answer = await fetch(`/v1/webcams/${encodeURIComponent($("webcam-session").value)}`, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(change) });
+  const bad = !answer.ok;
+  $("webcam-said").textContent = bad ? await problem(answer) : change.do === "stop" ? "It ends." : "";
+  $("webcam-said").classList.toggle("bad", bad);
+  if (!bad) tell(change.do === "stop" ? undefined : await answer.json());
+}
+
+const set = (values) => askWebcam({ do: "change", values });
+form.addEventListener("submit", (event) => event.preventDefault());
+form.addEventListener("change", ({ target }) => {
+  if (target.name) set({ [target.name]: target.type === "checkbox" ? target.checked : target.type === "range" ? Number(target.value) : target.value });
+});
+$("webcam-blur").addEventListener("change", () => set({ background: `blur:${$("webcam-blur").value}` }));
+$("webcam-color").addEventListener("change", () => set({ background: $("webcam-color").value }));
+for (const id of ["webcam-right", "webcam-down"]) $(id).addEventListener("change", () => set({ position: [Number($("webcam-right").value), Number($("webcam-down").value)] }));
+$("webcam-pause").addEventListener("click", () => set({ paused: !webcam.settings.paused }));
+$("webcam-stop").addEventListener("click", () => askWebcam({ do: "stop" }));
+
+watchWebcams();
 fillGallery().catch(() => say("The server does not answer.", true));
 if (only) {
   document.body.classList.add("only");
