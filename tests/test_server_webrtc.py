@@ -33,6 +33,9 @@ class Booth:
     def __init__(self, engine, pixels=1280 * 720):
         self.engine, self.done = engine, 0
         self.studio = Studio(Segmenter(engine=engine, stream=False), pixels)
+        self.studio.enter(0, open_backdrop("#00ff00"))
+        self.studio([Shot(0, CAMERA.draw(0))])  # what is compiled at first use is, before anybody waits
+        self.studio.leave(0)
         self.said = []
         self._answers = queue.SimpleQueue()
         self._frames = queue.SimpleQueue()
