@@ -24,6 +24,11 @@ BARS = [
 _DRIVER = Path("/sys/bus/platform/drivers/vivid")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Make known what marks tests that only ``VIDSEG_REQUIRE_VM=all`` runs."""
+    config.addinivalue_line("markers", "further: left out where time is short")
+
+
 class Plug:
     """Pulls vivid's camera out and puts it back, through its driver."""
 

@@ -71,6 +71,7 @@ def test_mjpeg_through_a_real_device():
                 assert np.abs(plane.astype(int) - value).max() <= 2
 
 
+@pytest.mark.further
 def test_the_nearest_mode_is_taken_and_said():
     with open_camera(CAMERA, CameraMode((350, 600), Fraction(25))) as source:
         assert source.info.size == SMALL
@@ -79,6 +80,7 @@ def test_the_nearest_mode_is_taken_and_said():
         open_camera(CAMERA, CameraMode(pixel_format="mjpeg"))
 
 
+@pytest.mark.further
 def test_close_ends_the_wait_of_another_thread():
     source = open_camera(CAMERA, CameraMode(SMALL, Fraction(1)))
     ended = threading.Event()
@@ -142,6 +144,7 @@ def test_unplugged_while_a_thread_waits(plug):
     source.close()
 
 
+@pytest.mark.further
 def test_plugged_in_again_under_another_number(plug):
     camera = Camera("vivid", CameraMode(SMALL, Fraction(15)))
     camera().close()
@@ -183,11 +186,13 @@ print("held", flush=True); time.sleep(600)
 """
 
 
+@pytest.mark.further
 def test_a_virtual_camera_that_nobody_feeds():
     with pytest.raises(DeviceUnavailableError, match="vidseg shows nothing yet: start what feeds it"):
         open_camera(VIRTUAL)
 
 
+@pytest.mark.further
 def test_opening_again_and_again_leaves_nothing():
     before = sorted(_open_files())
     for _ in range(5):
@@ -196,6 +201,7 @@ def test_opening_again_and_again_leaves_nothing():
     assert len(list(_open_files())) <= len(before)
 
 
+@pytest.mark.further
 def test_a_consumer_that_is_slow_gets_the_newest_frame():
     with open_camera(CAMERA, CameraMode(SMALL, Fraction(15))) as source:
         frames = iter(source)

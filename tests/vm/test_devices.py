@@ -45,6 +45,7 @@ def test_a_virtual_camera_has_modes_while_it_is_fed():
     assert holders(FEED) == ()
 
 
+@pytest.mark.further
 @pytest.mark.parametrize("way", ["ffmpeg", "opencv"])
 def test_the_other_ways_to_open_it(way):
     from vidseg.sources.grabbing import open_device

@@ -79,7 +79,7 @@ def held(path: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("color", [LIMITED, JPEG, Color("bt709")], ids=["601", "601 full", "709"])
-@pytest.mark.parametrize("size", [SIZE, (91, 121)], ids=["even", "odd"])
+@pytest.mark.parametrize("size", [SIZE, pytest.param((91, 121), marks=pytest.mark.further)], ids=["even", "odd"])
 def test_another_program_reads_what_is_written(size, color):
     frame = picture(size, color)
     sink = open_live_sink(VIRTUAL, stream(size, color))
@@ -89,6 +89,7 @@ def test_another_program_reads_what_is_written(size, color):
     assert got == 2 * to_i420(frame).tobytes()
 
 
+@pytest.mark.further
 def test_pyvirtualcam():
     """The adapter of Windows and macOS, with the library's backend for this system."""
     pytest.importorskip("pyvirtualcam", reason="needs the extra virtualcam")
@@ -104,6 +105,7 @@ def test_pyvirtualcam():
     assert got == 2 * to_i420(frame).tobytes()
 
 
+@pytest.mark.further
 def test_the_first_free_one_is_taken():
     first = open_live_sink("virtual", stream())
     assert repr(first) == f"V4L2LoopbackSink({VIRTUAL!r})"
@@ -121,6 +123,7 @@ def test_the_first_free_one_is_taken():
     open_live_sink("virtual", stream()).abort()
 
 
+@pytest.mark.further
 def test_a_camera_is_no_virtual_one():
     with pytest.raises(DeviceUnavailableError, match=r"/dev/video0 is a camera \(vivid\), no virtual one"):
         V4L2LoopbackSink(CAMERA, stream())
@@ -164,6 +167,7 @@ def test_demand():
     sink.commit()
 
 
+@pytest.mark.further
 def test_who_reads_before_is_seen():
     sink = open_live_sink(VIRTUAL, stream())
     with shown(sink, picture()):
