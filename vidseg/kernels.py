@@ -247,13 +247,14 @@ def fit_line(
         count, mean_x, mean_y = 0, 0.0, 0.0
         for k in range(len(error)):
             if error[k] <= bound:
-                count, mean_x, mean_y = count + 1, mean_x + x[k], mean_y + y[k]
+                count, mean_x, mean_y = count + 1, mean_x + float(x[k]), mean_y + float(y[k])
         mean_x, mean_y = mean_x / count, mean_y / count
         together, spread = 0.0, 0.0
         for k in range(len(error)):
             if error[k] <= bound:
-                together += (x[k] - mean_x) * (y[k] - mean_y)
-                spread += (x[k] - mean_x) * (x[k] - mean_x)
+                apart = float(x[k]) - mean_x
+                together += apart * (float(y[k]) - mean_y)
+                spread += apart * apart
         gain = min(max((together / count + prior) / (spread / count + prior), least), most)
         offset = mean_y - gain * mean_x
     return gain, offset

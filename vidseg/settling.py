@@ -39,8 +39,8 @@ def _faded(alpha: Alpha, empty: int) -> Alpha:
     # A square that is blurred stands for the distance: a true one costs three times as much.
     middle, slope = (round(share * max(alpha.shape)) for share in ((RIM + FADED) / 2, (FADED - RIM) / 2))
     reach = cv2.dilate(likely, _square(2 * middle + 1))
-    reach = np.asarray(cv2.blur(reach, (2 * slope + 1,) * 2), np.uint8)
-    return kernels.fade(alpha, empty, np.float32(SURE), labels, count, reach)
+    near = np.asarray(cv2.blur(reach, (2 * slope + 1,) * 2), np.uint8)
+    return kernels.fade(alpha, empty, np.float32(SURE), labels, count, near)
 
 
 @lru_cache(maxsize=16)
