@@ -255,7 +255,8 @@ def fit_line(
                 apart = float(x[k]) - mean_x
                 together += apart * (float(y[k]) - mean_y)
                 spread += apart * apart
-        gain = min(max((together / count + prior) / (spread / count + prior), float(least)), float(most))
+        gain = (together / count + float(prior)) / (spread / count + float(prior))
+        gain = min(max(gain, float(least)), float(most))
         offset = mean_y - gain * mean_x
     return gain, offset
 
