@@ -75,6 +75,10 @@ def main(kind: str) -> None:
     {"live": _live, "pictures": _pictures, "job": _job}[kind](line, options)
 
 
+_COMPILED = 1 << 20
+"""Bytes of a file in which Numba keeps a kernel; the first one to need it would fail if it could not be written."""
+
+
 def restrict(*, memory: int, written: int, cpu: float | None = None) -> None:
     """Take away from this process what it does not need. For good.
 
@@ -112,7 +116,7 @@ def _live(line: _Line, options: Header) -> None:
     for size in ((480, 640), (360, 640), (640, 360)):
         _warm(segmenter, size)
     peers = _peers(line, options["pixels"])
-    restrict(memory=options["memory"], written=0)
+    restrict(memory=options["memory"], written=_COMPILED)
     line.send({"ready": segmenter.runtime, "model": segmenter.model, "webrtc": peers is not None})
     load = _Load(line)
     while True:
