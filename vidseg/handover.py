@@ -244,7 +244,6 @@ class Handover:
             self.phase = "ready"
         except Exception as error:
             if not self._closed.is_set():
-                self.phase = "first"
                 known = isinstance(error, VidsegError)
                 log.warning(
                     "There is no faster engine (%s); %s goes on",
@@ -252,6 +251,7 @@ class Handover:
                     self._first.runtime,
                     exc_info=None if known else error,
                 )
+                self.phase = "first"  # once it has been said
         finally:
             if second is not None:
                 _close(second)
