@@ -354,7 +354,7 @@ def _listen(folder: Path, name: str) -> tuple[socket.socket, Path]:
             try:
                 server.bind(str(path))
                 path.chmod(0o600)
-                server.listen(4)
+                server.listen(64)  # a client that finds the queue full is told so at once, and does not wait
                 server.setblocking(False)
             except BaseException:
                 server.close()
