@@ -67,9 +67,10 @@ def bench(
     console = Console(quiet, as_json, verbose)
     with console.outcome(), ExitStack() as stack:
         from vidseg.capacity import Load, OnDevice, Threads, find_capacity
+        from vidseg.jobs import chosen_device
 
         load = Load((height, width), fps, limit, bg, model, runtime.value, threads, seconds)
-        where = _device(device, runtime.value)
+        where = chosen_device(device, runtime.value)
         crowds = Threads if where is None else OnDevice(load, where)
         if isinstance(crowds, OnDevice):
             stack.callback(crowds.close)
@@ -90,23 +91,6 @@ def bench(
             {"streams": holds, "width": width, "height": height, "fps": fps, "p99_ms": 1e3 * limit, "background": bg,
              "model": model, "runtime": computed, "trials": rows}
         )  # fmt: skip
-
-
-def _device(device: str, runtime: str) -> str | None:
-    """Return where frames are put together; None is the CPU's own kernels."""
-    from vidseg.engine import has_gpu
-
-    if device == "cpu" or (device == "auto" and not has_gpu()):
-        return None
-    try:
-        from vidseg.gpu.device import choose
-    except ModuleNotFoundError as error:
-        if device == "auto":
-            return None
-        from vidseg.errors import MissingDependencyError
-
-        raise MissingDependencyError(f"--device {device}", "torch") from error
-    return choose(device, runtime)
 
 
 def _finite(value: float) -> float | None:
