@@ -10,7 +10,6 @@ import sys
 import time
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from vidseg.frame import Size
@@ -47,9 +46,7 @@ class Feed:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
 

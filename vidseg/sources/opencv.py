@@ -6,7 +6,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from fractions import Fraction
-from types import TracebackType
 from typing import Self
 
 import cv2
@@ -96,7 +95,5 @@ class OpenCVSource:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
