@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -38,6 +39,11 @@ def server(tmp_path_factory):
         while running.client.get("/healthz").json()["network"] != "ready":
             assert time.monotonic() < until
             time.sleep(0.2)
+        picture = io.BytesIO()
+        Image.new("RGB", (64, 64)).save(picture, "PNG")
+        # So that the worker for pictures is there, too.
+        kept = running.client.post("/v1/backgrounds", content=picture.getvalue()).json()["background"]
+        running.client.delete(f"/v1/backgrounds/{kept[7:]}")
         yield running
 
 
@@ -67,7 +73,7 @@ def browser(player, tmp_path_factory):
 
 @pytest.fixture
 def page(browser, server, request):
-    options = getattr(request, "param", {})
+    options = getattr(request, "param", {"viewport": {"width": 800, "height": 600}})
     with browser.new_context(**options) as context:
         made = context.new_page()
         made.set_default_timeout(1000 * GENEROUS)
@@ -94,6 +100,10 @@ def start(page, way="WebRTC"):
     page.locator("#way").get_by_text(way).wait_for()
 
 
+def metric(server, name):
+    return float(re.search(rf"^{name} (.+)$", server.client.get("/metrics").text, re.M)[1])
+
+
 def until(page, condition, what):
     end = time.monotonic() + GENEROUS
     while not condition():
@@ -113,9 +123,61 @@ def test_the_camera_comes_back_before_the_background_and_it_is_switched(page, se
     assert np.abs(room - original[ROOM]).mean() > 20, "the room is shown"
     page.locator("#fps").get_by_text("–").wait_for(state="detached")
     until(page, lambda: page.locator("#latency").inner_text().endswith("ms"), "no latency is shown")
+    assert metric(server, "vidseg_peers") == 1
+    assert page.evaluate("document.getElementById('drawn').hidden"), "what is seen is the video of WebRTC"
     page.get_by_role("button", name="Stop the camera").click()
     assert page.locator("#cover").is_visible()
-    until(page, lambda: "vidseg_visitors 0" in server.client.get("/metrics").text, "the visitor does not leave")
+    until(page, lambda: not metric(server, "vidseg_visitors") and not metric(server, "vidseg_peers"), "it does not end")
+
+
+def test_without_webrtc_frames_go_by_the_websocket(page, server):
+    page.add_init_script("delete window.RTCPeerConnection")
+    page.reload()
+    start(page, "WebSocket")
+    until(page, lambda: green_share(shown(page)[ROOM]) > 0.99, "green has not come")
+    assert metric(server, "vidseg_peers") == 0
+    page.get_by_label("Studio").check()
+    until(page, lambda: green_share(shown(page)) < 0.01, "the studio has not come")
+
+
+def test_where_no_packet_arrives_frames_go_by_the_websocket(page, server):
+    """WebRTC is offered and answered, but its packets go astray."""
+    page.add_init_script("""const real = RTCPeerConnection.prototype.setRemoteDescription;
+        RTCPeerConnection.prototype.setRemoteDescription = function (answer) {
+          return real.call(this, { type: answer.type, sdp: answer.sdp.replace(/^a=candidate:.*\\r\\n/gm, '') }); };""")
+    page.reload()
+    start(page, "WebSocket")
+    until(page, lambda: green_share(shown(page)[ROOM]) > 0.99, "green has not come")
+    page.get_by_role("button", name="Record a clip").and_(page.locator(":enabled")).wait_for()
+    until(page, lambda: metric(server, "vidseg_peers") == 0, "the attempt does not end")
+
+
+def test_five_visitors_at_once_get_their_own_and_leave(browser, server):
+    """One reloads, one goes elsewhere, the others close their page: all are forgotten."""
+    colours = {"#ff0000": (255, 0, 0), "#0000ff": (0, 0, 255), "#ffffff": (255, 255, 255), "#00ff00": (0, 255, 0),
+               "#000000": (0, 0, 0)}  # fmt: skip
+    with browser.new_context(viewport={"width": 400, "height": 300}) as context:
+        pages = {name: context.new_page() for name in colours}
+        for name, page in pages.items():
+            page.set_default_timeout(1000 * GENEROUS)
+            page.goto(server.url)
+            page.get_by_label("Plain").check()
+            page.locator("#color").fill(name)
+            page.get_by_role("button", name="Start the camera").click()
+        for name, page in pages.items():
+            page.bring_to_front()
+            page.locator("#way").get_by_text("WebRTC").wait_for()
+            until(page, lambda page=page, name=name: np.abs(shown(page)[ROOM] - colours[name]).max() < 30, name)
+        assert (metric(server, "vidseg_visitors"), metric(server, "vidseg_peers")) == (5, 5)
+        first, second, *others = pages.values()
+        first.reload()
+        second.goto("about:blank")
+        for page in others:
+            page.close()
+        until(
+            first, lambda: not metric(server, "vidseg_visitors") and not metric(server, "vidseg_peers"), "not all left"
+        )
+    assert server.files() == []
 
 
 def test_an_own_picture_is_a_background_and_a_bad_one_says_why(page, server, tmp_path):
@@ -187,7 +249,8 @@ def test_files_are_worked_on(page, server, tmp_path):
         page.get_by_label("File", exact=True).set_input_files(file)
         page.get_by_role("button", name="Work on it").click()
         page.get_by_text("Done.").wait_for()
-        page.locator(element).evaluate("one => (one.id = 'made', one.src)")
+        page.locator(element).evaluate("one => { one.id = 'made'; }")
+        page.locator("#made").scroll_into_view_if_needed()  # Chromium decodes no frame of a video that nobody sees
         until(page, lambda: green_share(shown(page, "made")[ROOM]) > 0.99, f"{element} does not show green")
     assert [path.name for path in server.files()] == ["result.mp4"]
     page.reload()
@@ -249,7 +312,8 @@ def test_it_fits_and_can_be_read(page, request, tmp_path):
 def test_a_killed_browser_frees_its_place(server, player, tmp_path):
     """The server hears of a browser that says no goodbye by its closed connection."""
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--use-fake-ui-for-media-stream",
-               "--use-fake-device-for-media-stream", f"--user-data-dir={tmp_path}", "--remote-debugging-port=0",
+               "--use-fake-device-for-media-stream", "--allow-loopback-in-peer-connection",
+               f"--user-data-dir={tmp_path}", "--remote-debugging-port=0",
                "about:blank"]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
@@ -258,13 +322,13 @@ def test_a_killed_browser_frees_its_place(server, player, tmp_path):
         page.set_default_timeout(1000 * GENEROUS)
         page.goto(server.url)
         page.get_by_role("button", name="Start the camera").click()
-        until(page, lambda: "vidseg_visitors 1" in server.client.get("/metrics").text, "nobody comes")
+        until(page, lambda: metric(server, "vidseg_visitors") == metric(server, "vidseg_peers") == 1, "nobody comes")
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         process.stderr.close()
     end = time.monotonic() + GENEROUS
-    while "vidseg_visitors 0" not in server.client.get("/metrics").text:
+    while metric(server, "vidseg_visitors") or metric(server, "vidseg_peers"):
         assert time.monotonic() < end
         time.sleep(0.1)
     assert server.process.poll() is None
