@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -16,6 +18,8 @@ from tests.test_server import GENEROUS, ROOT, served  # noqa: E402
 from vidseg.live.config import ConfigWatch, read_config  # noqa: E402
 from vidseg.live.control import Control  # noqa: E402
 from vidseg.live.session import LiveStatus  # noqa: E402
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 class Webcam(FakeSession):
@@ -129,3 +133,41 @@ def test_a_connection_lasts_so_long_and_no_longer(server):
     assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1008, "it may last 0.05 minutes; start again")
     (refused,) = [answer for answer in answers if answer["type"] == "answer"]
     assert (refused["sdp"], refused["reason"][:25]) == ("", "an offer is of one video,")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")
+def test_the_page(server, webcam, tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright's Python package")
+
+    def until(condition):
+        end = time.monotonic() + GENEROUS
+        while not condition():
+            assert time.monotonic() < end
+            page.wait_for_timeout(50)
+
+    with playwright.sync_playwright() as playing:
+        browser = playing.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page()
+        page.set_default_timeout(1000 * GENEROUS)
+        page.goto(f"{server.url}/?token={server.said['token']}")
+        section = page.locator("#webcam")
+        section.get_by_text("You are shown · camera on · 30.0 frames a second · 14 ms added").wait_for()
+        section.get_by_label("Mirror").check()
+        until(lambda: webcam.settings.mirror)
+        section.get_by_role("button", name="evening").click()
+        until(lambda: webcam.settings.background == "navy")
+        section.get_by_label("Blur").fill("70")
+        until(lambda: webcam.settings.background == "blur:70")
+        section.get_by_label("To the right").fill("0.2")
+        until(lambda: webcam.settings.position == (0.2, 0.0))
+        section.get_by_label("Who stays").select_option("largest")
+        until(lambda: webcam.settings.subject == "largest")
+        section.get_by_role("button", name="Pause").click()
+        section.get_by_role("button", name="Show me again").wait_for()
+        path = section.get_by_label("Picture or video on this computer")
+        path.fill("/missing.jpg")
+        path.press("Enter")
+        section.get_by_text("does not exist").wait_for()
+        section.get_by_role("button", name="End it").click()
+        assert webcam.stopped.wait(GENEROUS)
+        browser.close()
