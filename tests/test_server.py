@@ -62,9 +62,9 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(tmp, *arguments):
+def served(tmp, *arguments, program=("-m", "vidseg")):
     environment = {**os.environ, "TMPDIR": str(tmp), "PYTHONPATH": str(ROOT), "COLUMNS": "80"}
-    command = [sys.executable, "-m", "vidseg", "serve", "--port", "0", "--json", *arguments]
+    command = [sys.executable, *program, "serve", "--port", "0", "--json", *arguments]
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

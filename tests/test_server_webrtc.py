@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import queue
-import random
 import re
 import threading
 import time
@@ -14,12 +13,12 @@ import pytest
 
 aiortc = pytest.importorskip("aiortc", reason="aiortc is not installed")
 
-from tests.test_aiortc import CAMERA, LEAK, Camera  # noqa: E402
+from tests.test_aiortc import CAMERA, LEAK, Camera, bind, relayed  # noqa: E402
 from vidseg.convert import to_frame  # noqa: E402
 from vidseg.frame import Frame  # noqa: E402
 from vidseg.segmenter import Segmenter  # noqa: E402
 from vidseg.server.backdrops import open_backdrop  # noqa: E402
-from vidseg.server.peers import Peers, _bind, without_candidates  # noqa: E402
+from vidseg.server.peers import Peers, without_candidates  # noqa: E402
 from vidseg.server.studio import Shot, Studio  # noqa: E402
 from vidseg.testing import FaultyEngine, person_share, room_share  # noqa: E402
 
@@ -88,54 +87,25 @@ def booth():
         time.sleep(0.01)
 
 
-class Relay(asyncio.DatagramProtocol):
-    """Stands between two peers, and loses a share of all packets in both directions once it is told to."""
-
-    def __init__(self, port):
-        self._server, self._client = ("127.0.0.1", port), None
-        self._random = random.Random(1)
-        self.loss = 0.0
-        self.lost = 0
-
-    def connection_made(self, transport):
-        self._transport = transport
-
-    def datagram_received(self, data, address):
-        if self._random.random() < self.loss:
-            self.lost += 1
-        elif address == self._server:
-            self._transport.sendto(data, self._client)
-        else:
-            self._client = address
-            self._transport.sendto(data, self._server)
-
-
 @contextlib.asynccontextmanager
 async def visiting(booth, relay=False, camera=None):
     """Yield a visitor's connection, the composites that it gets, and the relay between if one is wanted."""
     connection = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=[]))
-    camera, between = camera or Camera(), None
+    camera = camera or Camera()
     came = asyncio.get_running_loop().create_future()
     connection.on("track", came.set_result)
     try:
         sender = connection.addTrack(camera)
-        _bind(sender.transport.transport.iceGatherer._connection, "127.0.0.1")  # it must work offline
+        bind(sender)
         await connection.setLocalDescription(await connection.createOffer())
         reason, sdp = await booth.answer(1, connection.localDescription.sdp)
         assert reason == ""
-        port = re.search(r"a=candidate:.* 127\.0\.0\.1 (\d+) typ host", sdp)[1]
-        if relay:
-            between, protocol = await asyncio.get_running_loop().create_datagram_endpoint(
-                lambda: Relay(int(port)), local_addr=("127.0.0.1", 0)
-            )
-            sdp = sdp.replace(f" {port} ", f" {between.get_extra_info('sockname')[1]} ")
-        await connection.setRemoteDescription(aiortc.RTCSessionDescription(sdp, "answer"))
-        yield connection, await came, protocol if relay else None
+        async with relayed(sdp) if relay else contextlib.nullcontext((sdp, None)) as (sdp, lossy):
+            await connection.setRemoteDescription(aiortc.RTCSessionDescription(sdp, "answer"))
+            yield connection, await came, lossy
     finally:
         camera.stop()
         await connection.close()
-        if between is not None:
-            between.close()
 
 
 async def look(composites, until):
@@ -274,7 +244,7 @@ def test_no_address_of_an_offer_is_tried_and_only_one_is_told(booth):
     async def ask():
         connection = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=[]))
         sender = connection.addTrack(Camera())
-        _bind(sender.transport.transport.iceGatherer._connection, "127.0.0.1")
+        bind(sender)
         await connection.setLocalDescription(await connection.createOffer())
         offer = connection.localDescription.sdp + (
             "a=candidate:1 1 udp 2130706431 192.0.2.77 9 typ host\r\n"
