@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -32,6 +33,8 @@ def probe():
 
 def describe(spec, size, precision):
     wanted = asked()
+    if "lacks" in wanted:
+        raise EngineError(wanted["lacks"])
     return Facts(
         model=spec.name,
         sha256="0" * 64,
@@ -69,6 +72,12 @@ def compile(spec, facts, timings, report):
             os._exit(3)
         case "bug":
             raise AssertionError("a bug")
+        case "full disk":
+
+            def no_space(descriptor):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+            os.fsync = no_space
     return wanted.get("plan", "good plan").encode(), b"timings"
 
 
@@ -81,7 +90,12 @@ def open(spec, size, threads, precision):
 def load(spec, facts, plan):
     if plan.startswith(b"bad"):
         raise EngineBuildError("the plan is of another version")
-    return FakeEngine(spec, facts.size, plan.decode())
+    wanted = asked()
+    if wanted.get("fails") == "load":
+        raise EngineError("the GPU has no memory for the network")
+    engine = FakeEngine(spec, facts.size, plan.decode())
+    engine.later = wanted.get("later", {})
+    return engine
 
 
 class FakeEngine:
@@ -91,9 +105,11 @@ class FakeEngine:
         self.spec, self.size, self.plan, self.runtime = spec, size, plan, name
         self.calls, self.closed = 0, 0
         self.fault = ""
+        self.later = {}  # number of the call from which there is a fault
 
     def infer(self, src, state=()):
         self.calls += 1
+        self.fault = self.later.get(str(self.calls), self.fault)
         if src.ndim != 4 or src.shape[1:] != (3, *self.size):
             raise ValueError("this engine takes another shape")
         if self.closed:
@@ -115,6 +131,8 @@ class FakeEngine:
                 alpha = 1 - alpha
             case "lost":
                 raise EngineError("the device was lost")
+            case "memory":
+                raise EngineError("out of memory")
             case "bug":
                 raise RuntimeError("a bug")
         return alpha, after

@@ -107,6 +107,7 @@ MAY_IMPORT = {
     "runtimes.ort": {"onnxruntime"},
     "runtimes.openvino": {"openvino"},
     "runtimes.torch": {"torch"},
+    "runtimes.cuda": {"torch"},
     "runtimes.replay": {"torch"},
     "runtimes.tensorrt": {"tensorrt", "torch"},
     "runtimes.graphs": {"onnx"},

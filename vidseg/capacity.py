@@ -193,7 +193,7 @@ class OnDevice:
                 load.runtime,
                 threads=load.threads,
                 size=load.size,
-                opener=None if device == "cpu" else opener(device),
+                opener=opener(device),
             )
             self._stack.callback(self._segmenter.close)
             self.streams = GpuStreams(background, self._segmenter, device=device)

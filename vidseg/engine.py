@@ -392,16 +392,52 @@ def open_engine(
         if not rows:
             raise ValueError(f"{runtime = } is not one of auto, {', '.join(row.name for row in _RUNTIMES)}")
         return _opened(rows[0], spec, size, threads, precision)
-    reasons = []
-    for row in _automatic():
+    with_gpu, rows = _automatic()
+    for row in with_gpu:
         try:
-            return _followed(_opened(row, spec, size, threads, precision), precision)
+            engine = _opened_on_gpu(row, spec, size, threads, precision)
         except ModelMismatchError:
             raise  # a damaged model is not mended by another runtime
+        except MissingDependencyError as error:
+            log.info("runtime %s was skipped: %s", row.name, error)
+        except EngineError as error:
+            log.warning("The GPU is not used (%s); the CPU computes the network", error)
+        else:
+            from vidseg.handover import Backed
+
+            return _followed(Backed(engine, lambda: _first_of(rows, spec, size, threads, precision)), precision)
+    return _followed(_first_of(rows, spec, size, threads, precision), precision)
+
+
+def _first_of(
+    rows: Sequence[_Runtime], spec: ModelSpec, size: Size, threads: int | None, precision: Precision | None
+) -> Engine:
+    """Return the engine of the first row that works.
+
+    Raises:
+        EngineError: None does.
+    """
+    reasons = []
+    for row in rows:
+        try:
+            return _opened(row, spec, size, threads, precision)
+        except ModelMismatchError:
+            raise
         except (EngineError, MissingDependencyError) as error:
             log.info("runtime %s was skipped: %s", row.name, error)
             reasons.append(f"{row.name}: {error}")
     raise EngineError("no runtime can run the network here:\n" + "\n".join(reasons), path=str(spec.folder))
+
+
+def _opened_on_gpu(
+    row: _Runtime, spec: ModelSpec, size: Size, threads: int | None, precision: Precision | None
+) -> Engine:
+    """Return an engine of PyTorch on the GPU; left to itself, a PyTorch that cannot use it would take the CPU."""
+    _adapter(row)
+    from vidseg.runtimes.cuda import check
+
+    check("PyTorch cannot use it")
+    return _opened(row, spec, size, threads, precision)
 
 
 def check_size(spec: ModelSpec, size: Size) -> None:
@@ -494,10 +530,11 @@ def compiler_module(runtime: str = "tensorrt") -> str:
     return row.module
 
 
-def _automatic() -> list[_Runtime]:
+def _automatic() -> tuple[list[_Runtime], list[_Runtime]]:
+    """Return what ``auto`` tries on the GPU that is there, and what it tries then."""
     rows = [row for row in _RUNTIMES if not row.compiled and not row.provider]
-    fast = [row for row in rows if not row.gpu_only or _gpu()]
-    return fast + [row for row in rows if row not in fast]
+    on_gpu = [row for row in rows if row.gpu_only]
+    return (on_gpu if _gpu() else []), [row for row in rows if row not in on_gpu] + on_gpu
 
 
 def has_gpu() -> bool:

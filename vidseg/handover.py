@@ -293,6 +293,50 @@ class Handover:
         self._first.close()
 
 
+class Backed:
+    """An ``Engine`` of a GPU whose place one of the CPU takes, for good, when it fails; that very call is answered.
+
+    A recurrent state goes from one to the other: it is the network's, not the runtime's.
+
+    Args:
+        engine: Works now. Closed with this.
+        otherwise: Opens what comes after it.
+    """
+
+    def __init__(self, engine: Engine, otherwise: Callable[[], Engine]) -> None:
+        self._engine, self._otherwise = engine, otherwise
+        self._closed = self._failed = False
+        self.spec, self.size = engine.spec, engine.size
+
+    @property
+    def runtime(self) -> str:
+        """What computes now."""
+        return self._engine.runtime
+
+    def infer(self, src: npt.NDArray[np.float32], state: State = ()) -> tuple[npt.NDArray[np.float32], State]:
+        """Return alpha ``(N, h, w)`` for ``src`` ``(N, 3, h, w)``, and the state after it; see ``Engine``."""
+        try:
+            return self._engine.infer(src, state)
+        except EngineError as error:
+            if self._closed or self._failed:
+                raise
+            failed, self._engine, self._failed = self._engine, self._otherwise(), True
+            log.warning("%s; %s goes on", error, self._engine.runtime)
+            _close(failed)
+        return self._engine.infer(src, state)
+
+    def infer_on_device(self, src: Any, state: tuple[Any, ...] = ()) -> tuple[Any, tuple[Any, ...]]:
+        """Return the same for tensors of a GPU; a failure is for whoever has put them there."""
+        if not hasattr(self._engine, "infer_on_device"):
+            raise EngineError(f"{self.runtime} takes no pictures from a GPU: ask for torch or tensorrt")
+        return self._engine.infer_on_device(src, state)  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """Release the network. May be called again."""
+        self._closed = True
+        self._engine.close()
+
+
 def followed(
     first: Engine, module: str, spec: ModelSpec, size: Size, precision: Precision | None, plans: Plans | None = None
 ) -> Engine:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -29,6 +30,22 @@ def say(text: str) -> None:
     if sys.stderr is not None:
         with suppress(OSError, ValueError):
             print(f"vidseg: {one_line(text)}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def logged(note: Callable[[str], None], verbose: bool = False) -> Iterator[None]:
+    """Let ``note`` say what the package logs, warnings, or more if ``verbose``, from any thread."""
+
+    class Notes(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            note(record.getMessage())
+
+    handler = Notes(logging.INFO if verbose else logging.WARNING)
+    logging.getLogger("vidseg").addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger("vidseg").removeHandler(handler)
 
 
 def lose_output(error: OSError) -> int:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from vidseg.cli import signals
-from vidseg.cli.console import Console, say
+from vidseg.cli.console import Console, logged, say
 
 if TYPE_CHECKING:
     from rich.console import Console as Terminal
@@ -25,13 +25,13 @@ NARROW = 72
 
 @contextmanager
 def shown(console: Console, title: str) -> Iterator[Report]:
-    """Yield what a job reports its progress to.
+    """Yield what a job reports its progress to; what the package warns of meanwhile is noted.
 
     Args:
         console: Says whether to be quiet.
         title: What is worked on; the bar begins with it.
     """
-    with _display(console, title) as show:
+    with _display(console, title) as show, logged(console.note):
 
         def report(progress: Progress) -> None:
             # While they are loaded, libraries turn the interrupt into some error of theirs, which may be taken for a

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import logging
 import os
 import shutil
 import sys
@@ -19,7 +18,7 @@ import typer
 
 from vidseg.cli import options as opt
 from vidseg.cli import signals
-from vidseg.cli.console import Console
+from vidseg.cli.console import Console, logged
 from vidseg.cli.progress import LINE_SECONDS
 from vidseg.errors import DeviceUnavailableError, redacted
 
@@ -425,14 +424,14 @@ class Display:
         self._in_place = alive and not console.quiet
         self._lock = threading.Lock()
         self._said = time.monotonic()
-        self._handler = _Notes(self.note, console)
+        self._logged = logged(self.note, console.verbose)
 
     def __enter__(self) -> Display:
-        logging.getLogger("vidseg").addHandler(self._handler)
+        self._logged.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        logging.getLogger("vidseg").removeHandler(self._handler)
+        self._logged.__exit__(None, None, None)
         with self._lock:
             self._clear()
 
@@ -460,17 +459,6 @@ class Display:
             with suppress(OSError, ValueError):
                 sys.stderr.write("\r\x1b[2K")
                 sys.stderr.flush()
-
-
-class _Notes(logging.Handler):
-    """Says what the package logs."""
-
-    def __init__(self, note: Callable[[str], None], console: Console) -> None:
-        super().__init__(logging.INFO if console.verbose else logging.WARNING)
-        self._note = note
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._note(record.getMessage())
 
 
 _SHOWN = {

@@ -35,8 +35,8 @@ from vidseg.gpu.resize import shrink
 from vidseg.gpu.settling import ROUNDS, settle
 from vidseg.light import HLG, PQ
 from vidseg.pipeline import Timings
+from vidseg.runtimes.cuda import reason_of
 from vidseg.runtimes.replay import Replay
-from vidseg.runtimes.torch import reason_of
 from vidseg.segmenter import Segmenter
 
 log = logging.getLogger(__name__)
@@ -153,7 +153,9 @@ class GpuCompositor:
             except BaseException:
                 self.reset()
                 raise
-        return self._instead([to_frame(frame) for frame in frames], timings)
+        with _errors(self._name):  # frames that a decoder left on a device that is lost are lost with it
+            frames = [to_frame(frame) for frame in frames]
+        return self._instead(frames, timings)
 
     def steps(self, frames: Sequence[Frame]) -> Callable[[], None]:
         """Return what is done for one batch between upload and download, to be called often: for a benchmark."""

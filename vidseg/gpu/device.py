@@ -20,7 +20,7 @@ from vidseg.gpu.resize import shrink
 from vidseg.gpu.settling import settle
 from vidseg.refine import refine as refine_on_cpu
 from vidseg.resize import shrink as shrink_on_cpu
-from vidseg.runtimes.torch import reason_of
+from vidseg.runtimes.cuda import check, reason_of
 from vidseg.settling import settle as settle_on_cpu
 
 log = logging.getLogger(__name__)
@@ -41,8 +41,8 @@ def probe(device: str = "cuda") -> str:
         raise EngineError(f"there is no device {device!r}: write cpu, cuda or cuda:1", runtime=device) from error
     if chosen.type not in ("cuda", "cpu"):
         raise EngineError(f"frames are put together on CUDA devices only, not on {device}: use --device cpu")
-    name = _cuda(chosen, device) if chosen.type == "cuda" else "the tensors of a CPU"
     try:
+        name = _cuda(chosen, device) if chosen.type == "cuda" else "the tensors of a CPU"
         steps = _difference(chosen)
     except RuntimeError as error:
         raise EngineError(f"{device} cannot be used: {reason_of(error)}", runtime=device) from error
@@ -57,6 +57,8 @@ def probe(device: str = "cuda") -> str:
 
 def opener(device: str) -> Opener:
     """Return what opens networks on ``device``: PyTorch's and TensorRT's are opened where CUDA's current device is."""
+    if torch.device(device).type != "cuda":
+        return open_engine
 
     def opened(spec: ModelSpec, runtime: str, size: Size, threads: int | None, precision: Precision | None) -> Engine:
         with torch.cuda.device(torch.device(device)):
@@ -66,23 +68,13 @@ def opener(device: str) -> Opener:
 
 
 def _cuda(chosen: torch.device, device: str) -> str:
-    try:
-        torch.cuda.init()
-        count = torch.cuda.device_count()
-        if chosen.index is not None and chosen.index >= count:
-            there = ", ".join(f"cuda:{index}" for index in range(count)) or "none"
-            raise EngineError(f"there is no {device} here (there is {there}): use --device cpu", runtime=device)
-        properties = torch.cuda.get_device_properties(chosen)
-        return f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
-    except (RuntimeError, AssertionError) as error:  # AssertionError: a PyTorch that was built without CUDA
-        mend = (
-            "install PyTorch from a CUDA wheel (https://pytorch.org/get-started)"
-            if torch.version.cuda is None
-            else "install or update NVIDIA's driver"
-        )
-        raise EngineError(
-            f"{device} cannot be used ({reason_of(error)}): {mend}, or use --device cpu", runtime=device
-        ) from error
+    check(f"{device} cannot be used", ", or use --device cpu")
+    count = torch.cuda.device_count()
+    if chosen.index is not None and chosen.index >= count:
+        there = ", ".join(f"cuda:{index}" for index in range(count)) or "none"
+        raise EngineError(f"there is no {device} here (there is {there}): use --device cpu", runtime=device)
+    properties = torch.cuda.get_device_properties(chosen)
+    return f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
 
 
 @torch.inference_mode()

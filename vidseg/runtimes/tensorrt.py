@@ -29,6 +29,7 @@ from vidseg.errors import EngineBuildError, EngineError
 from vidseg.frame import Size
 from vidseg.plans import Facts
 from vidseg.runtimes import alpha_of, blank_state, checked, checked_state, feed, scalars
+from vidseg.runtimes.cuda import check, reason_of
 
 log = logging.getLogger(__name__)
 
@@ -424,17 +425,7 @@ def _check_device() -> None:
     Raises:
         EngineError: The text says what is missing and what mends it.
     """
-    try:
-        torch.cuda.init()
-        torch.cuda.current_device()
-    except (RuntimeError, AssertionError) as error:  # AssertionError: a PyTorch that was built without CUDA
-        reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
-        mend = (
-            "install PyTorch from a CUDA wheel (https://pytorch.org/get-started)"
-            if torch.version.cuda is None
-            else "install or update NVIDIA's driver"
-        )
-        raise EngineError(f"tensorrt needs an NVIDIA GPU ({reason}): {mend}", runtime="tensorrt") from error
+    check("tensorrt needs an NVIDIA GPU")
     wheel, driver = _wheel_cuda(), _driver_cuda()
     if wheel and driver and driver < wheel:
         raise EngineError(
@@ -490,5 +481,4 @@ def _errors(spec: ModelSpec) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # of PyTorch: no memory, a lost device
-        reason = " ".join(str(error).split()).partition(". ")[0]
-        raise EngineError(f"{spec.name} on tensorrt: {reason}", runtime="tensorrt") from error
+        raise EngineError(f"{spec.name} on tensorrt: {reason_of(error)}", runtime="tensorrt") from error

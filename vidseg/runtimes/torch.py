@@ -18,6 +18,7 @@ from vidseg.errors import EngineError
 from vidseg.frame import Size
 from vidseg.networks import load
 from vidseg.runtimes import blank_state, checked, checked_state
+from vidseg.runtimes.cuda import reason_of
 from vidseg.runtimes.replay import Replay
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -152,16 +153,6 @@ class TorchEngine:
             yield
         except RuntimeError as error:  # out of memory, a lost device, an unknown kernel: all are RuntimeErrors
             raise EngineError(f"{self.spec.name} on torch: {reason_of(error)}", runtime="torch") from error
-
-
-def reason_of(error: Exception) -> str:
-    """Return why PyTorch failed, as one line for a person, with the mend where there is one."""
-    first = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
-    if isinstance(error, torch.OutOfMemoryError):
-        return f"{first}: end what else uses the GPU, or compute on the CPU"
-    if type(error).__name__ == "AcceleratorError":  # PyTorch 2.8 and later
-        return f"the GPU is lost to this process ({first}): begin anew, and see what its driver says"
-    return first
 
 
 def _device() -> torch.device:
