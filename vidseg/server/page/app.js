@@ -502,7 +502,6 @@ function tell(one) {
     ...Object.entries(status.outputs).map(([name, state]) => `${name}: ${state}`),
   ].join(" · ");
   $("webcam-pause").textContent = settings.paused ? "Show me again" : "Pause";
-  $("webcam-pause").ariaPressed = settings.paused;
   for (const input of form.querySelectorAll("[name]")) {
     if (input === document.activeElement) continue; // somebody is at it
     if (input.type === "checkbox") input.checked = settings[input.name];
