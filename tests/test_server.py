@@ -333,9 +333,30 @@ def test_a_video_that_is_taken_away_while_it_is_worked_on_leaves_nothing(server)
     assert not any(b"worker\0job" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children(server.process.pid))
 
 
+def odd_video(size=(64, 64), seconds=1):
+    """Two frames so far apart."""
+    from fractions import Fraction
+
+    import av
+
+    data = io.BytesIO()
+    with av.open(data, "w", format="mp4") as sink:
+        stream = sink.add_stream("mpeg4", Fraction(10))
+        stream.height, stream.width = size
+        stream.pix_fmt = "yuv420p"
+        for index in range(2):
+            frame = av.VideoFrame.from_ndarray(np.full((size[0] * 3 // 2, size[1]), 128, np.uint8), "yuv420p")
+            frame.pts, frame.time_base = index * 10 * seconds, Fraction(1, 10)
+            sink.mux(stream.encode(frame))
+        sink.mux(stream.encode())
+    return data.getvalue()
+
+
 @pytest.mark.parametrize(
     ("status", "make"),
     [
+        pytest.param(413, lambda clip: odd_video(seconds=700), id="too long"),
+        pytest.param(413, lambda clip: odd_video((2304, 4096)), id="too large"),
         pytest.param(422, lambda clip: b"", id="nothing"),
         pytest.param(415, lambda clip: PLAYLIST, id="playlist that names a file"),
         pytest.param(415, lambda clip: b"ffconcat version 1.0\nfile '/etc/passwd'\n", id="list of files"),
@@ -639,6 +660,95 @@ def test_full_and_too_many_are_said(tmp_path, frames, clip):
         while last.status_code == 503:
             last = full.client.post("/v1/jobs", content=clip)
         assert (last.status_code, int(last.headers["retry-after"]) > 0) == (429, True)
+
+
+def test_a_queue_that_is_full_and_work_that_takes_too_long_are_said():
+    from vidseg.server.desk import Desk, RefusedError
+    from vidseg.server.limits import Limits
+    from vidseg.server.processes import Network
+
+    async def ask(limits):
+        desk = Desk(Network(), limits)
+        try:
+            with pytest.raises(RefusedError) as refused:
+                await desk.ask({"do": "upload"}, encoded(Image.new("RGB", (3000, 3000))))
+        finally:
+            await desk.close()
+        return refused.value.status, str(refused.value)
+
+    assert asyncio.run(ask(Limits(pictures=0))) == (503, "too many pictures wait: try again soon")
+    assert asyncio.run(ask(Limits(patience=0))) == (503, "it took longer than 0 s")
+
+
+def test_a_body_that_does_not_arrive_is_given_up():
+    from fastapi import HTTPException, Request
+
+    from vidseg.server.app import _chunks
+
+    parts = iter([{"type": "http.request", "body": b"slow", "more_body": True}])
+
+    async def receive():
+        for part in parts:
+            return part
+        return await asyncio.Event().wait()
+
+    async def read():
+        return [chunk async for chunk in _chunks(Request({"type": "http", "headers": []}, receive), 100, 0.05)]
+
+    with pytest.raises(HTTPException) as refused:
+        asyncio.run(read())
+    assert refused.value.status_code == 408
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """A certificate for 127.0.0.1 that has signed itself, and its key."""
+    import datetime
+    import ipaddress
+
+    x509 = pytest.importorskip("cryptography.x509", reason="comes with aiortc")
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
+    day = datetime.timedelta(days=1)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "vidseg")])
+    names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now - day, now + day)
+    made = made.add_extension(names, False).sign(key, hashes.SHA256())
+    folder = tmp_path_factory.mktemp("tls")
+    (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    (folder / "key.pem").write_bytes(private)
+    return folder / "cert.pem", folder / "key.pem"
+
+
+def test_by_tls(tmp_path, certificate):
+    import ssl
+
+    cert, key = certificate
+    with served(tmp_path, "--tls-cert", str(cert), "--tls-key", str(key)) as safe:
+        assert safe.said["url"].startswith("https://")
+        trusted = ssl.create_default_context(cafile=str(cert))
+        url = f"https://127.0.0.1:{safe.said['port']}"
+        assert httpx.get(f"{url}/healthz", verify=trusted, timeout=GENEROUS).json()["status"] == "ok"
+        with websocket.connect(f"{url.replace('http', 'ws')}/v1/live", ssl=trusted, open_timeout=GENEROUS) as socket:
+            assert json.loads(socket.recv(timeout=GENEROUS))["type"] == "hello"
+
+
+@pytest.mark.parametrize(("which", "text"), [("missing", "there is no file"), ("swapped", "PEM"), ("no PEM", "PEM")])
+def test_tls_that_cannot_be_had_is_one_sentence(tmp_path, certificate, which, text):
+    cert, key = certificate
+    (tmp_path / "no.pem").write_text("no PEM")
+    files = {"missing": (tmp_path / "gone.pem", key), "swapped": (key, cert), "no PEM": (tmp_path / "no.pem",) * 2}
+    command = [sys.executable, "-m", "vidseg", "serve", "--port", "0"]
+    for option, path in zip(("--tls-cert", "--tls-key"), files[which], strict=True):
+        command += [option, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=GENEROUS, cwd=ROOT)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert text in done.stderr
 
 
 def test_a_port_that_is_taken_is_one_sentence(tmp_path):

@@ -47,6 +47,13 @@ def server(tmp_path_factory):
         yield running
 
 
+def arguments(clip):
+    """Return those of a Chromium with a clip as its camera."""
+    return ["--no-sandbox", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream",
+            f"--use-file-for-fake-video-capture={clip}", "--disable-gpu", "--mute-audio",
+            "--allow-loopback-in-peer-connection"]  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def player():
     with playwright.sync_playwright() as playing:
@@ -63,10 +70,7 @@ def browser(player, tmp_path_factory):
         first = next(source.decode(video=0)).to_image().crop((0, 60, 640, 420)).resize((320, 180))
     picture = av.VideoFrame.from_image(first).reformat(format="yuv420p").to_ndarray().tobytes()
     clip.write_bytes(b"YUV4MPEG2 W320 H180 F10:1 Ip A1:1 C420\n" + (b"FRAME\n" + picture) * 10)
-    arguments = ["--no-sandbox", "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream",
-                 f"--use-file-for-fake-video-capture={clip}", "--disable-gpu", "--mute-audio",
-                 "--allow-loopback-in-peer-connection"]  # fmt: skip
-    chromium = player.chromium.launch(executable_path=CHROMIUM, headless=True, args=arguments)
+    chromium = player.chromium.launch(executable_path=CHROMIUM, headless=True, args=arguments(clip))
     yield chromium
     chromium.close()
 
@@ -121,13 +125,45 @@ def test_the_camera_comes_back_before_the_background_and_it_is_switched(page, se
     until(page, lambda: green_share(shown(page)) < 0.01, "the studio has not come")
     room = shown(page)[ROOM]
     assert np.abs(room - original[ROOM]).mean() > 20, "the room is shown"
+    page.get_by_label("Strength").fill("100")
+    until(page, lambda: np.abs(shown(page)[ROOM] - room).mean() > 20, "the blur has not come")
+    assert page.get_by_role("radio", name="Blur").is_checked()
+    assert np.abs(shown(page)[ROOM].mean((0, 1)) - original[ROOM].mean((0, 1))).max() < 40, "that is another room"
     page.locator("#fps").get_by_text("–").wait_for(state="detached")
+    assert float(page.locator("#cpu").inner_text()) >= 0
     until(page, lambda: page.locator("#latency").inner_text().endswith("ms"), "no latency is shown")
     assert metric(server, "vidseg_peers") == 1
     assert page.evaluate("document.getElementById('drawn').hidden"), "what is seen is the video of WebRTC"
     page.get_by_role("button", name="Stop the camera").click()
     assert page.locator("#cover").is_visible()
     until(page, lambda: not metric(server, "vidseg_visitors") and not metric(server, "vidseg_peers"), "it does not end")
+
+
+def test_a_clip_that_moves_as_the_camera(player, server, tmp_path):
+    """The sample as it is: whatever is read from the page shows the person, and no room."""
+    import av
+
+    clip = tmp_path / "camera.y4m"
+    with av.open(str(SAMPLE)) as source, clip.open("wb") as out:
+        out.write(b"YUV4MPEG2 W320 H180 F10:1 Ip A1:1 C420\n")
+        for frame in source.decode(video=0):
+            small = frame.to_image().crop((0, 60, 640, 420)).resize((320, 180))
+            picture = av.VideoFrame.from_image(small).reformat(format="yuv420p")
+            out.write(b"FRAME\n" + picture.to_ndarray().tobytes())
+    browser = player.chromium.launch(executable_path=CHROMIUM, headless=True, args=arguments(clip))
+    page = browser.new_page()
+    page.set_default_timeout(1000 * GENEROUS)
+    page.goto(server.url)
+    start(page)
+    until(page, lambda: green_share(shown(page)[ROOM]) > 0.99, "green has not come")
+    seen = []
+    for _ in range(30):
+        seen.append(shown(page))
+        page.wait_for_timeout(100)
+    browser.close()
+    assert all(green_share(picture[ROOM]) > 0.99 for picture in seen), "the room is shown"
+    assert all(0.2 < 1 - green_share(picture) < 0.8 for picture in seen), "the person is not shown"
+    assert np.abs(np.diff(seen, axis=0)).max((1, 2, 3)).max() > 50, "it stands still"
 
 
 def test_without_webrtc_frames_go_by_the_websocket(page, server):

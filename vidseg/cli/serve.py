@@ -7,6 +7,7 @@ import logging
 import re
 import secrets
 import socket
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -157,6 +158,8 @@ def serve(
         except ValueError as error:
             raise typer.BadParameter(str(error), param_hint="'--bg'") from None
         load_spec(model)
+        if tls_cert is not None and tls_key is not None:
+            _check_tls(tls_cert, tls_key)
         options = Options(
             token=token or ("" if _is_loopback(host) and not webcam else secrets.token_urlsafe(24)),
             hosts=tuple(allow_host or ()),
@@ -183,6 +186,16 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _check_tls(cert: Path, key: Path) -> None:
+    """Raise a SinkError unless a certificate and its key can be used."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")
+    except OSError as error:
+        missing = [str(path) for path in (cert, key) if not path.is_file()]
+        reason = f"there is no file {missing[0]}" if missing else getattr(error, "reason", None) or error.strerror
+        raise SinkError(f"TLS cannot be had from {cert} and {key} ({reason}): give PEM files, no password") from error
 
 
 @contextmanager
