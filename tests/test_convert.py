@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
+from itertools import repeat
 
 import av
 import cv2
@@ -296,3 +298,22 @@ def test_a_compositor_closes_what_it_has_opened_and_only_that():
     with vidseg.Segmenter(engine=engine):
         pass
     assert engine.closed == 1
+
+
+def test_compositors_side_by_side_on_changing_threads_are_as_if_alone():
+    """As docs/python.md has it: no globals, and one compositor need not always be on the same thread."""
+    colours = ("#0000ff", "#00ff00", "#ffffff")
+    frames = [synthetic(index)[0] for index in range(12)]
+
+    def opened(colour):
+        return vidseg.Compositor(colour, vidseg.Segmenter(engine=SeeingEngine()))
+
+    alone = [[compositor(frame) for frame in frames] for compositor in map(opened, colours)]
+    beside = [opened(colour) for colour in colours]
+    with ThreadPoolExecutor(len(colours)) as threads:
+        for number, frame in enumerate(frames):
+            # Whichever thread is free takes the next one.
+            done = threads.map(lambda one, picture: one(picture), beside, repeat(frame))
+            for shown, expected in zip(done, alone, strict=True):
+                for plane, there in zip(shown.planes, expected[number].planes, strict=True):
+                    np.testing.assert_array_equal(plane, there)
