@@ -204,7 +204,7 @@ function heard(message) {
 }
 
 async function stats({ fps, server_ms: server, cpu, dropped }) {
-  const delay = byPeer ? await peerDelay(server) : delays.sort((a, b) => a - b)[delays.length >> 1];
+  const delay = byPeer ? await peerDelay(server, fps) : delays.sort((a, b) => a - b)[delays.length >> 1];
   delays = [];
   if (!stream) return;
   const ms = (value) => (Number.isFinite(value) ? `${value.toFixed(0)} ms` : "–");
@@ -304,7 +304,8 @@ function hangUp() {
 }
 
 // Returns milliseconds from the camera to the screen: encoding here, the way there and back, the server, decoding here.
-async function peerDelay(server) {
+// The server has a frame when the first packet of the next one is there (aiortc's jitter buffer).
+async function peerDelay(server, fps) {
   const now = { encode: [0, 0], play: [0, 0], way: 0 };
   for (const one of (await peer.getStats()).values()) {
     if (one.type === "outbound-rtp") now.encode = [one.totalEncodeTime, one.framesEncoded];
@@ -312,7 +313,7 @@ async function peerDelay(server) {
     if (one.type === "candidate-pair" && one.nominated) now.way = one.currentRoundTripTime ?? 0;
   }
   const lately = (name) => (now[name][0] - (before?.[name][0] ?? 0)) / (now[name][1] - (before?.[name][1] ?? 0));
-  const delay = 1000 * (lately("encode") + lately("play") + now.way) + (server ?? NaN);
+  const delay = 1000 * (lately("encode") + lately("play") + now.way + 1 / fps) + (server ?? NaN);
   before = now;
   return delay;
 }
