@@ -1,8 +1,9 @@
 """The whole path of a frame on a GPU, and the network alone beside the floor that its arithmetic and bytes set.
 
 720p frames lie on the GPU already, a picture is the background; times are the GPU's own (CUDA events), medians of many
-rounds. The floor is what the chip's arithmetic or its memory needs at least, whichever is more: multiplications are
-counted by the shapes of the layers, bytes by what each layer has to read and to write once.
+rounds; then frames come from the host's memory and go back, by the clock. The floor is what the chip's arithmetic or
+its memory needs at least, whichever is more: multiplications are counted by the shapes of the layers, bytes by what
+each layer has to read and to write once.
 """
 
 from __future__ import annotations
@@ -86,6 +87,11 @@ def measure(options: argparse.Namespace, batch: int, chip: tuple[float, float] |
         floor = 1000 * max(operations / chip[0], moved / chip[1]) / batch
         text += f", floor {floor:.4f} ms: {alone / floor:.1f} times it (at most {FLOOR:g})"
     print(text)
+    compositor.reset()
+    near = pictures(batch)
+    for name, ahead in (("one after the other", False), ("the next batch on its way up", True)):
+        took = from_host(compositor, near, options, ahead)
+        print(f"         from the host's memory and back, {name}: {took:.3f} ms a frame")
     compositor.close()
     segmenter.close()
 
@@ -129,6 +135,39 @@ def milliseconds(call, rounds: int) -> float:
         end.synchronize()
         took.append(begin.elapsed_time(end))
     return statistics.median(took)
+
+
+def from_host(compositor, frames: list, options: argparse.Namespace, ahead: bool) -> float:
+    """Return milliseconds a frame, upload and download included; ``ahead`` is what ``vidseg process`` does."""
+    import threading
+    import time
+
+    from vidseg.gpu.uploads import Lift
+    from vidseg.pipeline import Channel
+
+    lift = Lift(options.device) if ahead else lambda frame: frame
+    channel: Channel = Channel(len(frames))
+
+    def read() -> None:
+        for _ in range(options.rounds + 10):
+            for frame in frames:
+                channel.put(lift(frame))
+        channel.close()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    start = 0.0
+    try:
+        for done in range(options.rounds + 10):
+            if done == 10:
+                start = time.perf_counter()
+            compositor.reset()
+            compositor(channel.take(len(frames)))
+        seconds = time.perf_counter() - start
+    finally:
+        channel.close(discard=True)
+        reader.join()
+    return 1000 * seconds / options.rounds / len(frames)
 
 
 def cost_of(spec, size: tuple[int, int], batch: int) -> tuple[float, float]:

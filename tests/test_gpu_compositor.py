@@ -26,13 +26,7 @@ SIZE = (180, 320)
 NETWORK = (32, 64)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """The pictures are small, and threads that wait for one another are slow on a machine with other work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

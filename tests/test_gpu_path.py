@@ -26,14 +26,7 @@ from vidseg.gpu import compositing, resize, settling, smoothing  # noqa: E402
 from vidseg.gpu import cuts as gpu_cuts  # noqa: E402
 from vidseg.gpu import refine as gpu_refine  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """The pictures are small, and threads that wait for one another are slow on a machine with other work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

@@ -183,6 +183,7 @@ class OnDevice:
     def __init__(self, load: Load, device: str) -> None:
         from vidseg.gpu.device import opener
         from vidseg.gpu.streams import GpuStreams
+        from vidseg.gpu.uploads import Lift
 
         self._stack = ExitStack()
         try:
@@ -196,6 +197,7 @@ class OnDevice:
                 opener=opener(device),
             )
             self._stack.callback(self._segmenter.close)
+            self.lift = Lift(device)
             self.streams = GpuStreams(background, self._segmenter, device=device)
             self._stack.callback(self.streams.close)
             frame = SyntheticSource(size=load.size).draw(0)
@@ -243,7 +245,7 @@ class _Batched:
             elif not self._closing:
                 self._error = self._error or error
 
-        self._lanes[stream].submit((stream, frame)).add_done_callback(ended)
+        self._lanes[stream].submit((stream, self._device.lift(frame))).add_done_callback(ended)
 
     def close(self) -> None:
         self._closing = True

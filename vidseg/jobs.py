@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict, Unpack
 from urllib.parse import unquote, urlsplit
 
 from vidseg.backgrounds import Fit, TransparentBackground, open_background
@@ -92,6 +92,21 @@ def are_pictures(source: str, output: str) -> bool:
     return reads_pictures(source) and not numbered and (still or writes_pictures(output))
 
 
+class Choices(TypedDict, total=False):
+    """What else can be chosen for a video; see ``process_video``."""
+
+    fit: Fit
+    model: str
+    keep: Sequence[str]
+    runtime: str
+    threads: int | None
+    options: OutputOptions | None
+    smooth: bool
+    decontaminate: bool
+    device: str
+    hwaccel: str
+
+
 def process_video(
     source: str,
     output: str,
@@ -129,7 +144,8 @@ def process_video(
         opener: Opens engines, as for ``Segmenter``; frames are put together on the CPU then.
         device: Where frames are put together: ``cpu``, ``cuda`` or ``cuda:1``; ``auto`` takes an NVIDIA GPU where one
             works, and goes on on the CPU if it fails.
-        hwaccel: Whether that GPU decodes, too: ``auto`` (what it can) or ``off``.
+        hwaccel: Whether that GPU decodes, too, and hands frames to an encoder of its own: ``auto`` (what it can) or
+            ``off``.
 
     Raises:
         VidsegError: With one sentence for a person; nothing stands under ``output`` then.
@@ -138,7 +154,14 @@ def process_video(
     options = options or OutputOptions()
     chosen = chosen_device(device, runtime) if opener is None else None
     with ExitStack() as stack:
-        opened = stack.enter_context(open_source(source, hwaccel=chosen if hwaccel == "auto" else None))
+        if chosen is None:
+            opened = stack.enter_context(open_source(source))
+        else:
+            from vidseg.gpu.codecs import from_decoder, to_encoder
+            from vidseg.gpu.uploads import Uploads
+
+            decoder = chosen if hwaccel == "auto" else None
+            opened = Uploads(stack.enter_context(open_source(source, decoder, from_decoder)), chosen)
         info = opened.info
         behind = None
         if background is not None:
@@ -165,6 +188,13 @@ def process_video(
             stack.callback(segmenter.close)
             return segmenter
 
+        soundless = reads_pictures(source) or is_raw(source) or writes_pictures(output)
+        carried = None if soundless or not options.audio else source
+        if chosen is None or hwaccel != "auto":
+            sink = open_sink(output, info, options, source=carried)
+        else:
+            sink = open_sink(output, info, options, source=carried, device=chosen, lent=to_encoder)
+        stack.callback(sink.abort)  # an interrupt may come before the pipeline owns it
         stage: Compositor | GpuCompositor
         if chosen is None:
             segmenter = find(opener)
@@ -184,14 +214,11 @@ def process_video(
                 device=chosen,
                 smooth=smooth,
                 decontaminate=decontaminate,
+                leave=getattr(sink, "device", None) is not None,
                 otherwise=otherwise if device == "auto" else None,
             )
             stack.callback(stage.close)
             most = BATCH
-        soundless = reads_pictures(source) or is_raw(source) or writes_pictures(output)
-        carried = None if soundless or not options.audio else source
-        sink = open_sink(output, info, options, source=carried)
-        stack.callback(sink.abort)  # an interrupt may come before the pipeline owns it
         batch = max(1, min(most, _BATCH_PIXELS // (info.size[0] * info.size[1])))
         stats = Pipeline(opened, stage, sink, batch=batch).run(progress, runtime=segmenter.runtime)
         return replace(
@@ -225,27 +252,11 @@ def matte_video(
     source: str,
     output: str,
     *,
-    model: str = "unet-s",
-    keep: Sequence[str] = (),
-    runtime: str = "auto",
-    threads: int | None = None,
-    options: OutputOptions | None = None,
-    smooth: bool = True,
     progress: Callable[[Progress], None] | None = None,
+    **choices: Unpack[Choices],
 ) -> Stats:
     """Write the alpha of ``source`` to ``output`` as grey pictures; the arguments are those of ``process_video``."""
-    return process_video(
-        source,
-        output,
-        None,
-        model=model,
-        keep=keep,
-        runtime=runtime,
-        threads=threads,
-        options=options,
-        smooth=smooth,
-        progress=progress,
-    )
+    return process_video(source, output, None, progress=progress, **choices)
 
 
 # --- many videos ------------------------------------------------------------------------------------------------
@@ -271,16 +282,9 @@ def process_videos(
     background: str | None,
     *,
     at_once: int | None = None,
-    fit: Fit = "cover",
-    model: str = "unet-s",
-    keep: Sequence[str] = (),
-    runtime: str = "auto",
-    threads: int | None = None,
-    options: OutputOptions | None = None,
     progress: Callable[[Progress], None] | None = None,
     finished: Callable[[Finished], None] | None = None,
-    device: str = "auto",
-    hwaccel: str = "auto",
+    **choices: Unpack[Choices],
 ) -> list[Finished]:
     """Write each of ``sources`` into ``folder``, several at once, through one network that they share.
 
@@ -290,18 +294,11 @@ def process_videos(
     Args:
         sources: Video files, URLs, folders of pictures or numbered sequences.
         folder: Made if it is not there; its parent is.
-        background: As for ``process_video``, like all that is not named here.
+        background: As for ``process_video``.
         at_once: So many are worked on at the same time; None chooses by the number of cores.
-        fit: How a background of another shape is fitted.
-        model: Shipped model's name, a folder with a manifest, or an ONNX file.
-        keep: What stays, of a model that tells classes apart; none is ``person``.
-        runtime: ``auto``, or one of ``vidseg doctor``'s list.
-        threads: For the network; None chooses.
-        options: How the outputs are written.
         progress: Called about ten times a second, with the sum of all videos.
         finished: Is told of each as it ends. Both are called on this thread.
-        device: As for ``process_video``.
-        hwaccel: As for ``process_video``.
+        choices: As for ``process_video``, for each.
 
     Returns:
         What became of each, in the order of ``sources``.
@@ -323,7 +320,7 @@ def process_videos(
     with writing(folder):
         Path(folder).mkdir(exist_ok=True)
     try:
-        on_gpu = chosen_device(device, runtime) is not None
+        on_gpu = chosen_device(choices.get("device", "auto"), choices.get("runtime", "auto")) is not None
         with SharedEngines() as engines:
 
             def work(source: str, output: str, report: Callable[[Progress], None]) -> Stats:
@@ -331,16 +328,9 @@ def process_videos(
                     source,
                     output,
                     background,
-                    fit=fit,
-                    model=model,
-                    keep=keep,
-                    runtime=runtime,
-                    threads=threads,
-                    options=options,
                     progress=report,
                     opener=None if on_gpu else engines.opener(live=False),
-                    device=device,
-                    hwaccel=hwaccel,
+                    **choices,
                 )
 
             crew = _Crew(work, list(zip(sources, outputs, strict=True)), at_once)

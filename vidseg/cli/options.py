@@ -53,7 +53,7 @@ class Runtime(enum.StrEnum):
 
 
 class Hwaccel(enum.StrEnum):
-    """Whether a GPU decodes."""
+    """Whether a GPU decodes, and encodes what lies there."""
 
     auto = "auto"
     off = "off"
@@ -187,7 +187,9 @@ DeviceOption = Annotated[
 HwaccelOption = Annotated[
     Hwaccel,
     typer.Option(
-        "--hwaccel", help="Whether that GPU decodes, too: auto (what it can) or off.", rich_help_panel=_NETWORK
+        "--hwaccel",
+        help="Whether that GPU decodes, too, and hands frames to its own encoder: auto (what it can) or off.",
+        rich_help_panel=_NETWORK,
     ),
 ]
 ConfigOption = Annotated[

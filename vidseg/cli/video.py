@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from vidseg.cli.console import Console
 from vidseg.cli.pictures import write_pictures
 from vidseg.cli.progress import shown
 from vidseg.cli.summary import finish, finish_all
+
+if TYPE_CHECKING:
+    from vidseg.jobs import Choices
 
 PROCESS_EXAMPLES = opt.example(
     "vidseg process talk.mp4 out.mp4 --bg beach.jpg",
@@ -80,47 +83,30 @@ def process(
     opt.checked_device(device)
     console = Console(quiet, as_json, verbose)
     with console.outcome():
-        from vidseg.jobs import process_video
         from vidseg.sinks import OutputOptions
 
-        kept = opt.checked_keep(keep, model)
+        choices: Choices = {
+            "fit": fit.value,
+            "model": model,
+            "keep": opt.checked_keep(keep, model),
+            "runtime": runtime.value,
+            "threads": threads,
+            "options": OutputOptions(codec=codec, crf=crf, preset=preset, overwrite=overwrite),
+            "device": device,
+            "hwaccel": hwaccel.value,
+        }
         if out is not None:
             from vidseg.jobs import process_videos
 
             with shown(console, out) as progress:
-                done = process_videos(
-                    names,
-                    out,
-                    background,
-                    at_once=jobs,
-                    fit=fit.value,
-                    model=model,
-                    keep=kept,
-                    runtime=runtime.value,
-                    threads=threads,
-                    options=OutputOptions(codec=codec, crf=crf, preset=preset, overwrite=overwrite),
-                    progress=progress,
-                    device=device,
-                    hwaccel=hwaccel.value,
-                )
+                done = process_videos(names, out, background, at_once=jobs, progress=progress, **choices)
             finish_all(console, done, strict)
             return
+        from vidseg.jobs import process_video
+
         input, output = names
         with shown(console, Path(output).name or output) as progress:
-            stats = process_video(
-                input,
-                output,
-                background,
-                fit=fit.value,
-                model=model,
-                keep=kept,
-                runtime=runtime.value,
-                threads=threads,
-                options=OutputOptions(codec=codec, crf=crf, preset=preset, overwrite=overwrite),
-                progress=progress,
-                device=device,
-                hwaccel=hwaccel.value,
-            )
+            stats = process_video(input, output, background, progress=progress, **choices)
         finish(console, stats, strict)
 
 

@@ -27,15 +27,16 @@ from vidseg.errors import EngineError, VidsegError
 from vidseg.frame import Frame, FullAlpha, Plane, Size
 from vidseg.gpu import smoothing
 from vidseg.gpu.blur import blur
+from vidseg.gpu.codecs import encodable
 from vidseg.gpu.compositing import blend, find_edges
 from vidseg.gpu.cuts import is_cut
-from vidseg.gpu.pictures import Kind, to_frame, to_host
+from vidseg.gpu.pictures import Kind, to_frame
 from vidseg.gpu.refine import refine
 from vidseg.gpu.resize import shrink
 from vidseg.gpu.settling import ROUNDS, settle
 from vidseg.light import HLG, PQ
 from vidseg.pipeline import Timings
-from vidseg.runtimes.cuda import reason_of
+from vidseg.runtimes.cuda import reason_of, to_host
 from vidseg.runtimes.replay import Replay
 from vidseg.segmenter import Segmenter
 
@@ -90,11 +91,14 @@ class GpuCompositor:
         device: ``cuda:0``, or ``cpu``, which computes the same on the tensors of a CPU, slowly.
         smooth: See ``Compositor``.
         decontaminate: See ``Compositor``.
+        leave: Whether finished frames stay on the device, as an encoder takes them there; see ``codecs.encodable``.
         otherwise: Makes what goes on when the device fails; None raises.
 
     Raises:
         EngineError: The device does not work, or computes other pictures than a CPU does.
     """
+
+    _apart = False
 
     def __init__(
         self,
@@ -104,13 +108,16 @@ class GpuCompositor:
         device: str | torch.device = "cuda",
         smooth: bool = True,
         decontaminate: bool = True,
+        leave: bool = False,
         otherwise: Callable[[], Compositor] | None = None,
     ) -> None:
         self._background, self._segmenter = background, segmenter
-        self._smooth, self._decontaminate = smooth, decontaminate
+        self._smooth, self._decontaminate, self._leave = smooth, decontaminate, leave
         self._otherwise = otherwise
         with _errors(str(device)):
             self._device = torch.empty(0, device=device).device
+            # Not the default one: copies, decoders and other streams' frames go on beside it.
+            self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
         self._name = str(self._device)
         self._replays: dict[Hashable, Replay] = {}
         self._shown: tuple[Plane | None, Tensor | None] = None, None
@@ -168,13 +175,17 @@ class GpuCompositor:
             clocks = torch.tensor([(1 / 30, 0.75, 0.0)] * len(frames), device=self._device)
 
         def call() -> None:
+            if self._stream is not None:
+                self._stream.wait_stream(torch.cuda.current_stream(self._device))
             with torch.inference_mode(), self._chosen():
                 src, guide = self._seen(frames, kind, engine, rows)
                 alpha, state = self._asked(engine, src, guide, frames)
                 self._are_numbers(alpha, state)
-                full, *_ = self._matted(ROUNDS, kind, rows, alpha, guide, clocks, *self._steadied)
+                full, *_ = self._matted(ROUNDS, kind, rows, alpha, guide, clocks, *self._remembered(guide))
                 behind = self._behind(frames, kind, full, Timings())
                 self._blended(False, kind, behind, rows, full)
+            if self._stream is not None:
+                torch.cuda.current_stream(self._device).wait_stream(self._stream)
 
         return call
 
@@ -205,8 +216,8 @@ class GpuCompositor:
         self._before = None
 
     def _chosen(self) -> Any:
-        """Return a context in which CUDA's current device is this one: libraries besides PyTorch ask for that."""
-        return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
+        """Return a context in which all is done on this stream, and CUDA's current device is this one."""
+        return torch.cuda.stream(self._stream) if self._stream is not None else nullcontext()
 
     # --- one batch ----------------------------------------------------------------------------------------------
 
@@ -227,7 +238,7 @@ class GpuCompositor:
             src, guide = self._seen(frames, kind, engine, rows)
             alpha, state = self._asked(engine, src, guide, frames)
             clocks = torch.tensor(self._clocks(frames), device=self._device)
-            before = self._steadied or smoothing.nothing(1, (guide.shape[1], guide.shape[2]), self._device)
+            before = self._remembered(guide)
             full, *rest = self._matted(ROUNDS, kind, rows, alpha, guide, clocks, *before)
             fine = self._are_numbers(alpha, state)
             full = _lessened(full, frames)
@@ -249,7 +260,11 @@ class GpuCompositor:
             if verdict[2].any():
                 coarser, _ = self._blended(True, kind, behind, rows, full)
                 done = torch.where(crowded[:, None], coarser.to(torch.int32), done.to(torch.int32)).to(done.dtype)
-            planes = kind.download(done) if self._background is not None else []
+            if self._leave:
+                planes: Sequence[Any] = encodable(kind, done)
+                to_host(crowded)  # whoever reads them is on another stream
+            else:
+                planes = kind.download(done) if self._background is not None else []
             alphas = self._alphas(full) if behind.how == "cutout" else []
         self._steadied = tuple(part.clone() for part in rest[1:])
         self._state = state
@@ -317,9 +332,13 @@ class GpuCompositor:
             fine = fine & part.isfinite().all()
         return fine
 
+    def _remembered(self, guide: Tensor) -> State:
+        """Return what the smoothing knows of the frames before."""
+        return self._steadied or smoothing.nothing(1, (guide.shape[1], guide.shape[2]), self._device)
+
     def _matted(self, rounds: int, kind: Kind, rows: Tensor, alpha: Tensor, guide: Tensor, *rest: Tensor) -> State:
-        """Return full-size alpha, whether it is settled, and what is remembered of the last frame."""
-        function = partial(_matte, kind, rounds, self._segmenter.turns, self._smooth)
+        """Return full-size alpha, whether it is settled, and what is remembered: of the last frame, or of each."""
+        function = partial(_matte, kind, rounds, self._segmenter.turns, self._smooth, self._apart)
         if rounds != ROUNDS:
             return function(rows, alpha, guide, *rest)
         return self._replayed(("matte", kind), function, rows, alpha, guide, *rest)
@@ -332,7 +351,8 @@ class GpuCompositor:
             return _Behind(None, "blur")
         with timings.measure("background", len(frames)):
             given = self._alphas(full) if not isinstance(background, _FIXED) else [_NOBODY] * len(frames)
-            pictures = [background.render(frame, alpha) for frame, alpha in zip(frames, given, strict=True)]
+            seen = [to_frame(frame) for frame in frames] if given[0] is not _NOBODY else frames
+            pictures = [background.render(frame, alpha) for frame, alpha in zip(seen, given, strict=True)]
             luma = pictures[0].planes[0]
             if any(picture.planes[0] is not luma for picture in pictures):
                 return _Behind(kind.upload(pictures, self._device), "rows")
@@ -379,20 +399,24 @@ def _matte(
     rounds: int,
     turns: int,
     smooth: bool,
+    apart: bool,
     rows: Tensor,
     alpha: Tensor,
     guide: Tensor,
     clocks: Tensor,
     *before: Tensor,
 ) -> State:
-    """Return full-size alpha ``(N, H, W)``, whether it is settled ``(N,)``, and what is remembered."""
+    """Return full-size alpha ``(N, H, W)``, whether it is settled ``(N,)``, and what is remembered.
+
+    With ``apart`` each frame is of another stream, and is steadied by what is remembered of that; otherwise each by the
+    one before it.
+    """
     settled, final = settle(alpha.clamp(0, 1).rot90(-turns, (1, 2)).contiguous(), rounds)
     steadied = smoothing.Steadied(*before)
     if smooth:
         shown = []
-        for index in range(len(alpha)):
-            one = slice(index, index + 1)
-            steadied = smoothing.steady(settled[one], guide[one], steadied, clocks[one])
+        for part in [slice(None)] if apart else [slice(index, index + 1) for index in range(len(alpha))]:
+            steadied = smoothing.steady(settled[part], guide[part], steadied, clocks[part])
             shown.append(steadied.alpha)
         settled = torch.cat(shown)
     return (refine(settled, kind.split(rows)[0], guide, kind.depth), final, *steadied)

@@ -14,13 +14,13 @@ from vidseg.engine import Engine, ModelSpec, Precision, open_engine
 from vidseg.errors import EngineError
 from vidseg.frame import Frame, Size, allocate
 from vidseg.gpu.compositing import blend, find_edges
-from vidseg.gpu.pictures import Kind, to_host
+from vidseg.gpu.pictures import Kind
 from vidseg.gpu.refine import refine
 from vidseg.gpu.resize import shrink
 from vidseg.gpu.settling import settle
 from vidseg.refine import refine as refine_on_cpu
 from vidseg.resize import shrink as shrink_on_cpu
-from vidseg.runtimes.cuda import check, reason_of
+from vidseg.runtimes.cuda import check, reason_of, to_host
 from vidseg.settling import settle as settle_on_cpu
 
 log = logging.getLogger(__name__)

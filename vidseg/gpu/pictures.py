@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor
 
 from vidseg.frame import Color, Frame, Plane, Size, chroma_size
 from vidseg.gpu.compositing import Planes
+from vidseg.runtimes.cuda import to_host
 
 
 class Kind(NamedTuple):
@@ -51,12 +52,20 @@ class Kind(NamedTuple):
         return torch.empty((pictures, self.length), dtype=self.dtype, pin_memory=device.type == "cuda")
 
     def upload(self, frames: Sequence[Frame], device: torch.device) -> Tensor:
-        """Return rows on ``device``; the planes of the frames may be tensors of it already, as NVDEC leaves them."""
-        if isinstance(frames[0].planes[0], Tensor):
+        """Return rows on ``device``, good on its current stream.
+
+        The planes of the frames may be tensors of it already, good on its default stream: from ``Uploads`` and NVDEC.
+        """
+        if any(isinstance(frame.planes[0], Tensor) for frame in frames):
             rows = self.empty(len(frames), device)
-            for index, target in enumerate(self.split(rows)):
-                for number, frame in enumerate(frames):
-                    target[number].copy_(cast(Any, frame.planes[index]))
+            if rows.is_cuda:
+                torch.cuda.current_stream(device).wait_stream(torch.cuda.default_stream(device))
+            for number, frame in enumerate(frames):
+                if not isinstance(frame.planes[0], Tensor):  # there was no room for it
+                    rows[number] = self.upload([frame], device)[0]
+                    continue
+                for target, plane in zip(self.split(rows), frame.planes, strict=True):
+                    target[number].copy_(cast(Any, plane))
             return rows
         staging = self.empty(len(frames), device, staging=True)
         for index, plane in enumerate(self.split(staging)):
@@ -76,19 +85,26 @@ class Kind(NamedTuple):
         return self.size, chroma, chroma
 
 
-def to_host(tensor: Tensor) -> Tensor:
-    """Return a copy in the host's memory, once it is there."""
-    if not tensor.is_cuda:
-        return tensor.clone()
-    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    copy.copy_(tensor, non_blocking=True)
-    torch.cuda.current_stream(tensor.device).synchronize()
-    return copy
+class Lifted(tuple[Any, Any, Any]):
+    """The planes of a frame as tensors of a device, and ``host``, what they were copied from."""
+
+    host: tuple[Plane, Plane, Plane]
+
+    def __new__(cls, planes: Iterable[Tensor], host: tuple[Plane, Plane, Plane]) -> Self:
+        """Return them together."""
+        self = super().__new__(cls, planes)
+        self.host = host
+        return self
 
 
 def to_frame(frame: Frame) -> Frame:
     """Return ``frame`` with its planes in the host's memory, where everything else expects them."""
+    if isinstance(frame.planes, Lifted):
+        return replace(frame, planes=frame.planes.host)
     if not isinstance(frame.planes[0], Tensor):
         return frame
+    if cast(Tensor, frame.planes[0]).is_cuda:
+        device = cast(Tensor, frame.planes[0]).device
+        torch.cuda.current_stream(device).wait_stream(torch.cuda.default_stream(device))
     y, u, v = (to_host(cast(Any, plane).contiguous()).numpy() for plane in frame.planes)
     return replace(frame, planes=(y, u, v))

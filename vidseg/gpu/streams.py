@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -13,9 +12,6 @@ from vidseg.frame import Frame, Size
 from vidseg.gpu import smoothing
 from vidseg.gpu.compositor import TIME_CONSTANT, DeviceEngine, GpuCompositor, State
 from vidseg.gpu.cuts import is_cut
-from vidseg.gpu.pictures import Kind
-from vidseg.gpu.refine import refine
-from vidseg.gpu.settling import ROUNDS, settle
 from vidseg.pipeline import Timings
 
 
@@ -36,6 +32,7 @@ class GpuStreams(GpuCompositor):
     failed. Not thread-safe: a ``Batcher`` calls it.
     """
 
+    _apart = True
     _now: list[_Memory | None]
 
     def compose(self, shots: Sequence[tuple[Hashable, Frame]], timings: Timings | None = None) -> list[Frame]:
@@ -109,31 +106,8 @@ class GpuStreams(GpuCompositor):
             for frame, memory in zip(frames, self._now, strict=True)
         ]
 
-    def _matted(self, rounds: int, kind: Kind, rows: Tensor, alpha: Tensor, guide: Tensor, *rest: Tensor) -> State:
-        """Return full-size alpha, whether it is settled, and what is remembered of each."""
-        size = guide.shape[1], guide.shape[2]
-        nothing = smoothing.nothing(1, size, guide.device)
+    def _remembered(self, guide: Tensor) -> State:
+        """Return what the smoothing knows of each stream."""
+        nothing = smoothing.nothing(1, (guide.shape[1], guide.shape[2]), guide.device)
         before = zip(*(nothing if memory is None else memory.steadied for memory in self._now), strict=True)
-        function = partial(_matte, kind, rounds, self._segmenter.turns, self._smooth)
-        given = rows, alpha, guide, rest[0], *(torch.cat(parts) for parts in before)
-        return function(*given) if rounds != ROUNDS else self._replayed(("streams", kind), function, *given)
-
-
-def _matte(
-    kind: Kind,
-    rounds: int,
-    turns: int,
-    smooth: bool,
-    rows: Tensor,
-    alpha: Tensor,
-    guide: Tensor,
-    clocks: Tensor,
-    *before: Tensor,
-) -> State:
-    """Return full-size alpha ``(N, H, W)``, whether it is settled ``(N,)``, and what is remembered."""
-    settled, final = settle(alpha.clamp(0, 1).rot90(-turns, (1, 2)).contiguous(), rounds)
-    steadied = smoothing.Steadied(*before)
-    if smooth:
-        steadied = smoothing.steady(settled, guide, steadied, clocks)
-        settled = steadied.alpha
-    return (refine(settled, kind.split(rows)[0], guide, kind.depth), final, *steadied)
+        return tuple(torch.cat(parts) for parts in before)

@@ -1,8 +1,11 @@
-"""What PyTorch says of an NVIDIA GPU: whether it works, why it failed, each as one line with the mend."""
+"""PyTorch and an NVIDIA GPU: whether it works, and why it failed, as one line; copies to it and from it."""
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from vidseg.errors import EngineError
 
@@ -39,3 +42,23 @@ def reason_of(error: Exception) -> str:
     if type(error).__name__ == "AcceleratorError":  # PyTorch 2.8 and later
         return f"the GPU is lost to this process ({first}): begin anew, and see what its driver says"
     return first
+
+
+def to_device(array: npt.NDArray[np.float32], device: torch.device) -> Tensor:
+    """Return a copy on ``device``, good on its current stream; nobody waits for it."""
+    if device.type != "cuda":
+        return torch.tensor(array, device=device)
+    # Pinned memory is kept by PyTorch, and given out again once the copy is over: two buffers take turns.
+    staging = torch.empty(array.shape, dtype=torch.float32, pin_memory=True)
+    staging.numpy()[...] = array
+    return staging.to(device, non_blocking=True)
+
+
+def to_host(tensor: Tensor) -> Tensor:
+    """Return a copy in the host's memory, once it is there."""
+    if not tensor.is_cuda:
+        return tensor.clone() if tensor.device.type == "cpu" else tensor.cpu()
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    copy.copy_(tensor, non_blocking=True)
+    torch.cuda.current_stream(tensor.device).synchronize()
+    return copy

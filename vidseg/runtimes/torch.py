@@ -18,7 +18,7 @@ from vidseg.errors import EngineError
 from vidseg.frame import Size
 from vidseg.networks import load
 from vidseg.runtimes import blank_state, checked, checked_state
-from vidseg.runtimes.cuda import reason_of
+from vidseg.runtimes.cuda import reason_of, to_device, to_host
 from vidseg.runtimes.replay import Replay
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -90,9 +90,9 @@ class TorchEngine:
         if self._threads is not None and torch.get_num_threads() != self._threads:
             torch.set_num_threads(self._threads)  # PyTorch knows one number for the whole process
         with self._errors():
-            pictures, *before = (torch.tensor(part, device=self._device) for part in (src, *state))
+            pictures, *before = (to_device(part, self._device) for part in (src, *state))
             alpha, after = self.infer_on_device(pictures, tuple(before))
-            return alpha.cpu().numpy(), tuple(part.cpu().numpy() for part in after)
+            return to_host(alpha).numpy(), tuple(to_host(part).numpy() for part in after)
 
     def infer_on_device(self, src: Tensor, state: tuple[Tensor, ...] = ()) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the same for tensors that lie on the device already, without a way over the host.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from vidseg.frame import Frame, StreamInfo
 
 Codec = Literal["h264", "hevc", "av1", "vp9", "prores", "ffv1"]
 Content = Literal["opaque", "transparent", "grey"]
+Lent = Callable[[Frame], tuple[Any, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,15 @@ def check_alpha(frame: Frame, content: Content) -> None:
         raise ValueError(f"frame.alpha does not fit the content {content!r}")
 
 
-def open_sink(url: str, info: StreamInfo, options: OutputOptions | None = None, *, source: str | None = None) -> Sink:
+def open_sink(
+    url: str,
+    info: StreamInfo,
+    options: OutputOptions | None = None,
+    *,
+    source: str | None = None,
+    device: str | None = None,
+    lent: Lent | None = None,
+) -> Sink:
     """Open an output: a video file, a folder or numbered pattern for pictures, or standard output.
 
     Args:
@@ -95,6 +105,8 @@ def open_sink(url: str, info: StreamInfo, options: OutputOptions | None = None, 
         info: Of the frames that will be written.
         options: See ``OutputOptions``.
         source: File whose audio, subtitles, chapters and metadata are kept, or None.
+        device: ``cuda:0``: an encoder of that GPU takes frames where they lie; the sink's ``device`` says whether.
+        lent: Makes luma and pairs of chroma that know DLPack of such a frame.
 
     Raises:
         OutputExistsError: The output exists and ``options.overwrite`` is false.
@@ -108,4 +120,4 @@ def open_sink(url: str, info: StreamInfo, options: OutputOptions | None = None, 
         return RawSink(url, info, (options or OutputOptions()).content)
     if is_pictures(url):
         return PictureSink(url, info, options or OutputOptions())
-    return PyAVSink(url, info, options or OutputOptions(), source=source)
+    return PyAVSink(url, info, options or OutputOptions(), source=source, device=device, lent=lent)

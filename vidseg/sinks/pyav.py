@@ -16,12 +16,13 @@ import av
 import av.error
 import numpy as np
 from av.codec.context import Flags
-from av.video.frame import VideoFrame
+from av.codec.hwaccel import HWAccel
+from av.video.frame import CudaContext, VideoFrame
 from av.video.reformatter import VideoReformatter
 
 from vidseg.errors import OutputExistsError, SinkError
 from vidseg.frame import Frame, FullAlpha, Mastering, Plane, Size, StreamInfo, chroma_size
-from vidseg.sinks import OutputOptions, check_alpha
+from vidseg.sinks import Lent, OutputOptions, check_alpha
 from vidseg.sinks.tracks import Tracks
 
 if TYPE_CHECKING:
@@ -93,6 +94,8 @@ class PyAVSink:
         info: Of the frames that will be written.
         options: See ``OutputOptions``.
         source: File whose sound, subtitles, chapters and metadata are kept, or None.
+        device: See ``open_sink``, as for ``lent``.
+        lent: Of frames in 4:2:0 with chroma in pairs, behind luma in the same piece of memory.
 
     Raises:
         OutputExistsError: The output exists and may not be overwritten.
@@ -106,6 +109,8 @@ class PyAVSink:
         options: OutputOptions | None = None,
         *,
         source: str | None = None,
+        device: str | None = None,
+        lent: Lent | None = None,
     ) -> None:
         self._name = os.fspath(url)
         self._info, self._options = info, options or OutputOptions()
@@ -121,7 +126,13 @@ class PyAVSink:
         self._turns = info.rotation // 90 if self._format not in _TURNED else 0
         self._mirrors = info.mirrored and self._format not in _TURNED
         encoder = self._choose_encoder()
-        self._pix_fmt = self._choose_format(encoder)
+        self._gpu = self._accelerator(encoder, device) if lent is not None and device is not None else None
+        self._lent = lent if self._gpu is not None else None
+        self._context = CudaContext(self._gpu.device_id) if self._gpu is not None else None
+        if self._gpu is not None:
+            self._pix_fmt = "nv12" if info.depth == 8 else "p010le"
+        else:
+            self._pix_fmt = self._choose_format(encoder)
         self._temporary = _create(self._target, self._name, hidden=not self._options.live)
         try:
             with self._writing():
@@ -134,6 +145,11 @@ class PyAVSink:
     def notes(self) -> tuple[str, ...]:
         """What a person should know about this output, a sentence each."""
         return tuple(self._notes)
+
+    @property
+    def device(self) -> str | None:
+        """The GPU on which frames may lie that ``write`` is given; it takes those of the host as well."""
+        return f"cuda:{self._gpu.device_id}" if self._gpu is not None else None
 
     def write(self, frame: Frame) -> None:
         """Encode one frame. Its planes are read, never changed, and not needed any more after the call."""
@@ -202,6 +218,25 @@ class PyAVSink:
             message = f"{codec} is no video encoder of this FFmpeg: choose one of {', '.join(ENCODERS)}"
         raise SinkError(message, url=self._name)
 
+    def _accelerator(self, encoder: av.Codec, device: str) -> HWAccel | None:
+        """Return what lets ``encoder`` take pictures from the GPU; None if it cannot."""
+        info = self._info
+        fit = info.subsampled and info.depth in (8, 10) and info.color.matrix != "rgb" and self._turns == 0
+        even = info.size[0] % 2 == 0 and info.size[1] % 2 == 0
+        if not encoder.name.endswith("_nvenc") or self._options.content != "opaque" or not fit or not even:
+            return None
+        if self._mirrors:
+            return None
+        gpu = HWAccel("cuda", device.partition(":")[2] or "0", is_hw_owned=True)
+        try:
+            # Tried on its own: a stream whose device cannot be opened would stay in its container.
+            av.CodecContext.create(encoder.name, "w", gpu)
+        except (av.error.FFmpegError, OSError, NotImplementedError, RuntimeError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            self._notes.append(f"{encoder.name} gets its pictures over the host's memory, not from {device} ({reason})")
+            return None
+        return gpu
+
     def _choose_format(self, encoder: av.Codec) -> str:
         """Return the encoder's pixel format that loses least."""
         deep, content = self._info.depth > 8, self._options.content
@@ -258,7 +293,7 @@ class PyAVSink:
             self._notes.append(f"{encoder.name} cannot code {width}x{height}: the edge is repeated to {coded}")
         height, width = self._size
         try:
-            stream = container.add_stream(encoder.name, rate=info.fps or Fraction(25))
+            stream = container.add_stream(encoder.name, rate=info.fps or Fraction(25), hwaccel=self._gpu)
         except ValueError as error:
             raise SinkError(
                 f"A {Path(self._name).suffix} file cannot hold {encoder.name}: "
@@ -364,6 +399,12 @@ class PyAVSink:
 
     def _picture(self, frame: Frame) -> VideoFrame:
         """Return what the encoder takes, without a copy where the planes are that already."""
+        if self._lent is not None and not isinstance(frame.planes[0], np.ndarray):
+            height, width = frame.size
+            return self._timed(
+                VideoFrame.from_dlpack(self._lent(frame), self._pix_fmt, width, height, cuda_context=self._context),
+                frame,
+            )
         form, planes = self._planes(frame)
         if self._turns or self._mirrors:
             # np.rot90 turns counter-clockwise, as ``rotation`` does.
@@ -385,6 +426,10 @@ class PyAVSink:
                 interpolation="BICUBIC",
                 threads=1,
             )
+        return self._timed(picture, frame)
+
+    def _timed(self, picture: VideoFrame, frame: Frame) -> VideoFrame:
+        """Return ``picture`` with the tags of the stream and the times of ``frame``."""
         for key, value in self._tags.items():
             setattr(picture, key, value)  # some encoders read the tags here, not in their context
         picture.pts, picture.time_base, picture.duration = frame.pts, frame.time_base, frame.duration

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol, Self
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, Self
 
 from vidseg.frame import Frame, StreamInfo
+
+Lent = Callable[[Any, Any, int], tuple[Any, Any, Any]]
 
 
 class Source(Protocol):
@@ -49,11 +51,12 @@ class Source(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
-def open_source(url: str, hwaccel: str | None = None) -> Source:
+def open_source(url: str, hwaccel: str | None = None, lent: Lent | None = None) -> Source:
     """Open a video file, URL, picture, folder of pictures, numbered sequence (``shot_%04d.png``) or ``-``.
 
     ``-`` is y4m on standard input, ``-:raw:1280x720:30:yuv420p`` bare samples there. ``hwaccel`` is a GPU that decodes
-    videos, ``cuda:0``; None leaves it to the CPU.
+    videos, ``cuda:0``; None leaves it to the CPU. ``lent`` makes planes of pictures that stay there: of luma and pairs
+    of chroma that know DLPack, and their depth; without it they come down.
 
     Raises:
         SourceNotFoundError: There is nothing under that name.
@@ -65,4 +68,4 @@ def open_source(url: str, hwaccel: str | None = None) -> Source:
 
     if is_raw(url):
         return RawSource(url)
-    return PictureSource(url) if is_pictures(url) else PyAVSource(url, hwaccel=hwaccel)
+    return PictureSource(url) if is_pictures(url) else PyAVSource(url, hwaccel=hwaccel, lent=lent)

@@ -29,7 +29,10 @@ from vidseg.resize import halve
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.packet import Packet
+    from av.video.format import VideoFormat
     from av.video.stream import VideoStream
+
+    from vidseg.sources import Lent
 
 TIMEOUT = 15.0
 """Seconds that a network stream may be silent."""
@@ -56,6 +59,8 @@ _MATRICES: dict[int, Matrix] = {
     9: "bt2020",
     10: "bt2020",
 }
+_FAR = {"nv12": 8, "p010le": 10}
+"""Formats in which pictures may stay on a GPU, with their depth."""
 _AS_IS = {"yuv420p": 8, "yuvj420p": 8, "yuva420p": 8, "yuv420p10le": 10, "yuva420p10le": 10}
 """Formats whose first three planes are a ``Frame``'s, with their depth."""
 
@@ -71,14 +76,18 @@ def ffmpeg_name(url: str) -> str:
     return url if scheme(url) else f"file:{os.path.abspath(url)}"
 
 
-def open_container(url: str, device: str | None = None) -> InputContainer:
+def open_container(url: str, device: str | None = None, stay: bool = False) -> InputContainer:
     """Open a file or URL for reading; metadata that is not UTF-8 survives as surrogates.
 
     Args:
         url: See ``PyAVSource``.
-        device: ``cuda:1``: the GPU decodes what it can, and its pictures come down to the host's memory.
+        device: ``cuda:1``: the GPU decodes what it can.
+        stay: Whether its pictures stay there, or come down to the host's memory.
     """
     options, kind = {}, scheme(url)
+    gpu = None
+    if device:
+        gpu = HWAccel("cuda", device.partition(":")[2] or "0", allow_software_fallback=True, is_hw_owned=stay)
     if kind in ("rtsp", "rtsps"):
         options["rtsp_transport"] = "tcp"
     return av.open(
@@ -87,7 +96,7 @@ def open_container(url: str, device: str | None = None) -> InputContainer:
         options=options,
         metadata_errors="surrogateescape",
         timeout=TIMEOUT if kind not in ("", "file") else None,
-        hwaccel=HWAccel("cuda", device.partition(":")[2] or "0", allow_software_fallback=True) if device else None,
+        hwaccel=gpu,
     )
 
 
@@ -112,6 +121,7 @@ class PyAVSource:
         url: File or URL; in messages, what it is called.
         opened: Opens a camera or a live stream, whose frames are not to wait for those after them; None is a file.
         hwaccel: ``cuda:0`` lets that GPU decode; where it cannot, the CPU does, and ``notes`` say why.
+        lent: Makes the planes of frames that stay there; see ``open_source``.
 
     Raises:
         SourceNotFoundError: There is nothing under that name.
@@ -124,9 +134,11 @@ class PyAVSource:
         opened: Callable[[str], InputContainer] | None = None,
         *,
         hwaccel: str | None = None,
+        lent: Lent | None = None,
     ) -> None:
         self._url = os.fspath(url)
         self._live = opened is not None
+        self._device, self._lent = hwaccel, lent
         self._corrupt = self._packets = 0
         self._truncated = False
         self._notes: dict[str, str] = {}
@@ -147,6 +159,8 @@ class PyAVSource:
                 first = next(self._decoded, None)
             if first is None:
                 raise SourceError(f"{self._url} holds no frame that can be decoded", url=self._url)
+            if lent is not None and hwaccel is not None and not _is_far(first):
+                self._note("hwaccel", f"{self._name} is decoded by the CPU, {hwaccel} does not know its form")
             self._info = self._describe(first)
         except BaseException:
             self.close()
@@ -231,7 +245,7 @@ class PyAVSource:
         if device is None:
             return None
         try:
-            return open_container(self._url, device)
+            return open_container(self._url, device, self._lent is not None)
         except av.error.FileNotFoundError:
             raise
         except (av.error.FFmpegError, OSError, ValueError, NotImplementedError) as error:
@@ -278,7 +292,7 @@ class PyAVSource:
         self._clock = _Clock(time_base, fps)
         rotation, mirrored = self._orientation(frame)
         self._target, depth = _target(frame)
-        if frame.format.name.startswith("yuva") or stream.metadata.get("alpha_mode", "0") != "0":
+        if _stored(frame).name.startswith("yuva") or stream.metadata.get("alpha_mode", "0") != "0":
             self._note("alpha", f"The transparency of {self._name} is left out")
         for kind, what in _LEFT_OUT.items():
             if _side_data(frame, kind):
@@ -398,6 +412,8 @@ class PyAVSource:
         """Yield pictures in order of presentation, deinterlaced."""
         deinterlacer: _Deinterlacer | None = None
         for picture in self._decode_packets():
+            if deinterlacer is not None or picture.interlaced_frame:
+                picture = self._brought(picture)
             if deinterlacer is None and picture.interlaced_frame:
                 if picture.width < 6 or picture.height < 8:  # bwdif needs 3 x 4 chroma samples
                     self._note("interlaced", f"{self._name} is interlaced and too small to be deinterlaced")
@@ -456,7 +472,37 @@ class PyAVSource:
             duration=max(int(picture.duration or 0), 0),
         )
 
+    def _brought(self, picture: VideoFrame) -> VideoFrame:
+        """Return a picture in the host's memory."""
+        if not _is_far(picture):
+            return picture
+        return self._reformatter.reformat(picture, format=_stored(picture).name, threads=1)
+
+    def _far_planes(self, picture: VideoFrame) -> tuple[Plane, Plane, Plane] | None:
+        """Return the planes of a picture that lies on the GPU, there; None if it has to come down."""
+        height, width = self._info.size
+        even = height % 2 == 0 and width % 2 == 0  # PyAV lends half of an odd size rounded down
+        if (
+            self._lent is None
+            or not even
+            or (picture.height, picture.width) != (height, width)
+            or _FAR.get(_stored(picture).name) != self._info.depth
+        ):
+            return None
+        try:
+            return self._lent(picture.planes[0], picture.planes[1], self._info.depth)
+        except (RuntimeError, NotImplementedError, BufferError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            self._note("lent", f"The pictures of {self._name} come down from {self._device} and go up again: {reason}")
+            self._lent = None
+            return None
+
     def _planes(self, picture: VideoFrame, color: Color) -> tuple[Plane, Plane, Plane]:
+        if _is_far(picture):
+            planes = self._far_planes(picture)
+            if planes is not None:
+                return planes
+            picture = self._brought(picture)
         info, name = self._info, picture.format.name
         if (picture.height, picture.width) == info.size:
             if _AS_IS.get(name) == info.depth:
@@ -635,8 +681,18 @@ def plane_view(picture: VideoFrame, index: int, depth: int) -> Plane:
 
 def _target(frame: VideoFrame) -> tuple[str, int]:
     """Return the 4:2:0 format that holds ``frame``, and its depth."""
-    bits = max(component.bits for component in frame.format.components)
+    bits = max(component.bits for component in _stored(frame).components)
     return ("yuv420p10le", 10) if bits > 8 else ("yuv420p", 8)
+
+
+def _is_far(frame: VideoFrame) -> bool:
+    """Whether a picture lies on a GPU."""
+    return frame.sw_format is not None
+
+
+def _stored(frame: VideoFrame) -> VideoFormat:
+    """Return how a picture lies in memory, wherever that is."""
+    return frame.sw_format or frame.format
 
 
 def _fraction(value: Any) -> Fraction | None:
