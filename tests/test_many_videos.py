@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import av
@@ -202,6 +206,44 @@ def test_usage(arguments, words, capsys):
     assert main(["process", *arguments, "--bg", "blur"]) == 2
     err = capsys.readouterr().err
     assert [word for word in words if word not in err] == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_real_ctrl_c(tmp_path):
+    """A process with three videos, two of them at once: what it leaves can be played, and it leaves nothing else."""
+    media.clip(tmp_path / "a.mp4", 2000, (96, 160))
+    for name in ("b.mkv", "c.mp4"):
+        shutil.copy(tmp_path / "a.mp4", tmp_path / name)
+    given = set(os.listdir(tmp_path))
+    command = ["process", *sorted(given), "--out", "out", "--jobs", "2", "--bg", "blur", "--crf", "1"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), *sys.path])}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vidseg", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+    )
+
+    def under_way():
+        sizes = [path.stat().st_size for path in (tmp_path / "out").glob(".*.partial*")]
+        return len(sizes) == 2 and min(sizes) > 30_000
+
+    until = time.monotonic() + 120
+    while not under_way() and time.monotonic() < until and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (130, ""), err
+    assert "Traceback" not in err
+    assert set(os.listdir(tmp_path)) == given | {"out"}
+    kept = sorted(os.listdir(tmp_path / "out"))
+    assert kept == ["a.partial.mp4", "b.partial.mkv"]
+    last = err.splitlines()[-1]
+    assert last.endswith(f"what was done can be played: {' and '.join(os.path.join('out', name) for name in kept)}")
+    for name in kept:
+        assert 5 < len(read_back(tmp_path / "out" / name)) < 2000
 
 
 def test_an_interrupt_keeps_what_was_done_of_each(opened, tmp_path, monkeypatch):
