@@ -20,6 +20,7 @@ from vidseg.segmenter import Segmenter
 
 torch = pytest.importorskip("torch", reason="PyTorch, which a GPU is used with, is not installed")
 
+from vidseg.gpu import pictures  # noqa: E402
 from vidseg.gpu.compositor import GpuCompositor  # noqa: E402
 
 SIZE = (180, 320)
@@ -250,7 +251,7 @@ def test_a_device_that_fails_is_one_line_or_the_cpu_goes_on(device, error, text,
     assert sum(text in record.getMessage() for record in caplog.records) == 1
 
 
-def test_frames_that_a_decoder_left_on_the_device(device):
+def test_frames_that_a_decoder_left_on_the_device(device, monkeypatch):
     """As NVDEC leaves them: rows with padding, chroma in pairs."""
     frames = list(clip(3))
 
@@ -282,6 +283,10 @@ def test_frames_that_a_decoder_left_on_the_device(device):
     [got, *_] = automatic([left(frame) for frame in frames])
     [expected, *_] = Compositor(None, Segmenter(engine=Spot()))(frames)
     np.testing.assert_array_equal(got.planes[0], expected.planes[0])
+    # Unless they are lost with it: then nothing is shown.
+    monkeypatch.setattr(pictures, "to_host", lost)
+    with pytest.raises(EngineError, match="failed: lost"):
+        automatic([left(frame) for frame in frames])
 
 
 def test_an_engine_of_the_cpu_is_refused_by_name(device):
