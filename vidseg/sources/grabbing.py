@@ -6,9 +6,10 @@ import os
 import sys
 from fractions import Fraction
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import av
+from av.packet import Packet
 
 from vidseg.devices import Device
 from vidseg.errors import DeviceUnavailableError, SourceError
@@ -18,7 +19,10 @@ from vidseg.sources.newest import NewestSource
 from vidseg.sources.pyav import PyAVSource
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from av.container import InputContainer
+    from av.video.stream import VideoStream
 
 _SYSTEMS = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}
 _SCREENS = {"linux": "x11grab", "darwin": "avfoundation", "win32": "gdigrab"}
@@ -66,10 +70,27 @@ def open_device(device: Device, wanted: CameraMode) -> Source:
     reasons: dict[str, None] = {}
     for options in _attempts(system, wanted):
         try:
-            return NewestSource(PyAVSource(device.name, partial(_grab, name, system, options)))
+            return NewestSource(_Camera(device.name, partial(_grab, name, system, options)))
         except (SourceError, ValueError) as error:
             reasons[str(error)] = None
     raise SourceError(f"{next(iter(reasons))} (FFmpeg, {system})", url=device.path)
+
+
+class _Camera(PyAVSource):
+    """What a camera gives, in memory of its own.
+
+    FFmpeg's V4L2 packets lie in the driver's memory. Closing takes it away, and a raw frame that is freed after that
+    ends the process.
+    """
+
+    def _demux(self) -> Iterator[Packet[VideoStream]]:
+        for packet in super()._demux():
+            if not packet.size:
+                yield packet
+                continue
+            own = cast("Packet[VideoStream]", Packet(bytes(packet)))
+            own.pts, own.dts, own.duration, own.time_base = packet.pts, packet.dts, packet.duration, packet.time_base
+            yield own
 
 
 def _grab(name: str, system: str, options: dict[str, str], _: str) -> InputContainer:
