@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +11,14 @@ import numpy as np
 import pytest
 
 import vidseg
-from vidseg.errors import MaskError
+from vidseg.errors import EngineError, MaskError
+from vidseg.live.budget import Rung
 from vidseg.live.guard import JUMP, NEARLY, SATURATED, Guard
+from vidseg.live.settings import Settings
+from vidseg.live.sight import Sight
 from vidseg.segmenter import Segmenter
 from vidseg.sources import open_source
-from vidseg.testing import SeeingEngine, SyntheticSource
+from vidseg.testing import FakeClock, FaultyEngine, SeeingEngine, SyntheticSource
 
 SIZE = 96, 160
 SAMPLE = Path(vidseg.__file__).parent / "demo" / "sample.mp4"
@@ -229,3 +233,37 @@ def test_the_fakes_of_other_tests_are_not_refused():
 
 def test_the_thresholds_stand_in_order():
     assert 0 < JUMP < NEARLY < SATURATED < 1
+
+
+@pytest.mark.parametrize("between", ["zeros", "inverted", "ones"])
+def test_a_mask_of_the_warming_up_that_comes_back_later_is_refused(between):
+    """A network that is opened anew, is wrong, and then gives again what it gave when it was warmed up."""
+
+    class Planned(FaultyEngine):
+        plan, rest = (), ""
+
+        def infer(self, src, state=()):
+            self.fault, *self.plan = self.plan or (self.rest,)
+            return super().infer(src, state)
+
+    engine, clock, source = Planned(), FakeClock(), SyntheticSource(0, (180, 320))
+    sight = Sight(lambda: Segmenter(engine=engine), clock)
+
+    def look(index):
+        clock.advance(1 / 30)
+        return sight(source.draw(index), Rung(), Settings(background="#00ff00"))
+
+    for index in range(6):
+        look(index)
+    engine.plan = ("raise",)
+    with pytest.raises(EngineError):
+        look(6)
+    clock.advance(10)
+    engine.plan, engine.rest = ("", between), between
+    for index in range(7, 13):
+        with suppress(MaskError):
+            look(index)
+    engine.plan, engine.rest = (), "frozen"
+    with pytest.raises(MaskError, match="stands still"):
+        look(30)
+    sight.close()

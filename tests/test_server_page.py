@@ -299,7 +299,8 @@ def test_by_keyboard_alone(page):
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "start"
     page.keyboard.press("Enter")
-    page.locator("#cover").wait_for(state="hidden")
+    page.get_by_role("button", name="Record a clip").and_(page.locator(":enabled")).wait_for()
+    page.locator(".gallery img").nth(4).wait_for()
     reached = set()
     for _ in range(16):
         page.keyboard.press("Tab")

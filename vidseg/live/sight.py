@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from vidseg.errors import EngineError, MaskError
 from vidseg.frame import Frame
@@ -41,6 +42,7 @@ class Sight:
         self._segmenter: Segmenter | None = None
         self._matter: Matter | None = None
         self._settings: Settings | None = None
+        self._warmed: Seen | None = None  # what the guard has not heard yet
         self._backoff = Backoff(0.25, 5.0)
         self._again_at = 0.0
         self._refused_since: float | None = None
@@ -77,12 +79,12 @@ class Sight:
         segmenter = self._open()
         try:
             matter = Matter(segmenter)
-            matter(frame)
+            warmed = matter(frame)
             matter.reset()
         except BaseException:
             segmenter.close()
             raise
-        self._segmenter, self._matter, self._settings = segmenter, matter, None
+        self._segmenter, self._matter, self._settings, self._warmed = segmenter, matter, None, warmed
         self.model, self._runtime = segmenter.model, segmenter.runtime
 
     def forget(self) -> None:
@@ -121,6 +123,11 @@ class Sight:
         matter = self._matter
         assert matter is not None
         self._tune(matter, settings)
+        warmed, self._warmed = self._warmed, None
+        if warmed is not None:
+            # It is not shown; but a network that repeats it later is to be found out.
+            with suppress(MaskError):
+                self._guard(warmed.raw, warmed.guide)
         seen = matter(frame, rung)
         if seen.how == "inferred":
             self._guard(seen.raw, seen.guide)
