@@ -497,12 +497,12 @@ def data(tmp_path_factory):
 def tiny_preset(monkeypatch):
     import vidseg.networks
 
-    monkeypatch.setitem(vidseg.networks.PRESETS, "unet-m", TINY)  # which is not shipped, so that it has no recipe
+    monkeypatch.setitem(vidseg.networks.PRESETS, "fcn", TINY)  # which is not shipped, so that it has no recipe
 
 
 def command(data, out, *options, folders=("people", "rooms")):
     places = [word for folder in folders for word in ("--data", str(data / folder))]
-    fixed = ["--arch", "unet-m", "--size", "32x24", "--batch", "4", "--workers", "0", "--device", "cpu"]
+    fixed = ["--arch", "fcn", "--size", "32x24", "--batch", "4", "--workers", "0", "--device", "cpu"]
     return main(["train", *places, "--out", str(out), *fixed, *options])
 
 

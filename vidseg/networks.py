@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from vidseg.errors import EngineError, MissingDependencyError, ModelMismatchError
 from vidseg.unet import UNET_S_CHANNELS, UNet
 
-UNET_M_CHANNELS = (32, 64, 112, 192, 256)
+UNET_M_CHANNELS = (24, 48, 96, 160, 224, 320)
 PRESETS: dict[str, dict[str, Any]] = {
     "unet-s": {"kind": "unet", "channels": list(UNET_S_CHANNELS), "head": 16},
-    "unet-m": {"kind": "unet", "channels": list(UNET_M_CHANNELS), "head": 24},
+    "unet-m": {"kind": "unet", "channels": list(UNET_M_CHANNELS), "head": 16},
     "fcn": {"kind": "fcn", "backbone": "mobilenet_v3_large"},
     "deeplabv3": {"kind": "deeplabv3", "backbone": "mobilenet_v3_large"},
 }
