@@ -40,7 +40,7 @@ class TestSpec:
         assert all(h % spec.multiple == w % spec.multiple == 0 for h, w in spec.sizes)
 
     def test_models_are_listed(self):
-        assert [spec.name for spec in list_models()] == ["unet-s"]
+        assert [spec.name for spec in list_models()] == ["unet-m", "unet-s"]
 
     def test_a_folder_is_a_model(self, folder):
         assert load_spec(folder).folder == folder

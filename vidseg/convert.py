@@ -233,7 +233,10 @@ def _of_av(picture: VideoFrame, time: float) -> Frame:
     if picture.format.name not in _PLANAR:
         code = 2 if color.full_range else 1
         picture = picture.reformat(
-            format="yuv420p" if bits <= 8 else "yuv420p10le", src_color_range=code, dst_color_range=code
+            format="yuv420p" if bits <= 8 else "yuv420p10le",
+            src_color_range=code,
+            dst_color_range=code,
+            threads=1,  # several get P010 wrong now and then
         )
     depth = _PLANAR[picture.format.name]
     y, u, v = (plane_view(picture, index, depth) for index in range(3))
@@ -261,7 +264,7 @@ def _to_av(frame: Frame, like: VideoFrame) -> VideoFrame:
     name = name.replace("yuvj", "yuv")
     picture = wrap(planes, form, frame.size)
     if name != form:
-        picture = picture.reformat(format=name, src_color_range=code, dst_color_range=code)
+        picture = picture.reformat(format=name, src_color_range=code, dst_color_range=code, threads=1)
     for tag in ("colorspace", "color_range", "color_primaries", "color_trc"):
         setattr(picture, tag, getattr(like, tag))
     if like.format.name.startswith("yuvj"):

@@ -55,7 +55,7 @@ class JpegReader:
         if height * width > self._pixels or height % 2 or width % 2 or min(height, width) < 32:
             raise SourceError(f"a live frame of {width}x{height} pixels is too large, too small or of odd size")
         if picture.format.name not in ("yuvj420p", "yuv420p"):
-            picture = picture.reformat(format="yuvj420p")
+            picture = picture.reformat(format="yuvj420p", threads=1)
         y, u, v = (plane_view(picture, index, 8) for index in range(3))
         return Frame((y, u, v), pts, time_base, JFIF)
 
