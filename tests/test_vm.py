@@ -35,7 +35,7 @@ def report(
 ) -> dict[str, list[tuple[str, str]]]:
     """Return for each file its tests inside the machine: name, and why it did not pass or ""."""
     if not os.environ.get("VIDSEG_REQUIRE_VM"):
-        pytest.skip("needs VIDSEG_REQUIRE_VM=1 (or all): the machine is emulated and takes a quarter of an hour")
+        pytest.skip("needs VIDSEG_REQUIRE_VM=1 (or all): the machine is emulated and takes minutes")
     lacking = missing()
     assert not lacking, lacking
     out = tmp_path_factory.mktemp("vm")
